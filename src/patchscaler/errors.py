@@ -1,0 +1,25 @@
+"""Every error a user can meet, each a subclass of PatchScalerError whose text names the file or value and the cure."""
+
+
+class PatchScalerError(Exception):
+    """Base of all errors that are the input's or the environment's fault; the CLI prints their text without a traceback."""
+
+
+class ImageReadError(PatchScalerError):
+    """A file is missing, empty, truncated, too large or not a picture."""
+
+
+class ImageWriteError(PatchScalerError):
+    """A result could not be written: unwritable place, full disk, unknown format."""
+
+
+class WeightsError(PatchScalerError):
+    """Weights or their config are missing, have unknown or absent keys, wrong shapes or an unknown format version."""
+
+
+class ConfigError(PatchScalerError):
+    """A setting is unknown, out of range or contradicts another one."""
+
+
+class DataError(PatchScalerError):
+    """A training or validation folder holds no usable pictures."""
