@@ -1,0 +1,49 @@
+"""`patchscaler train PART SETTINGS.toml`: one training run per settings file; the same command resumes it."""
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+class Part(str, Enum):
+    """The learned parts, in the order in which they are trained."""
+
+    autoencoder = "autoencoder"
+    restorer = "restorer"
+    texture = "texture"
+    patch_dit = "patch-dit"
+
+
+def train(
+    part: Annotated[Part, typer.Argument(help="which network to train")],
+    settings: Annotated[Path, typer.Argument(help="TOML file of the run (see configs/)")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="one batch, nothing written")] = False,
+) -> None:
+    """Train a part of the model; the same command resumes a run from its newest checkpoint."""
+    from patchscaler.training.loop import train as run_training
+    from patchscaler.training.settings import build, read_toml
+
+    settings_type, task_type = _task(part)
+    resolved: Any = build(settings_type, read_toml(settings))
+    run_training(task_type(resolved), resolved.run, resolved, dry_run=dry_run)
+
+
+def _task(part: Part) -> tuple[Any, Any]:
+    """Settings and task classes of a part; imported when asked for, so that each needs only its own libraries."""
+    if part is Part.autoencoder:
+        from patchscaler.training.autoencoder import AutoencoderSettings, AutoencoderTask
+
+        return AutoencoderSettings, AutoencoderTask
+    if part is Part.restorer:
+        from patchscaler.training.restorer import RestorerSettings, RestorerTask
+
+        return RestorerSettings, RestorerTask
+    if part is Part.texture:
+        from patchscaler.training.texture import TextureSettings, TextureTask
+
+        return TextureSettings, TextureTask
+    from patchscaler.training.patch_dit import PatchDiTSettings, PatchDiTTask
+
+    return PatchDiTSettings, PatchDiTTask

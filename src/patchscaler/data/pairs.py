@@ -1,0 +1,70 @@
+"""LR/HR training pairs: a crop of a training picture and its degraded x4 reduction, as a function of (seed, index)."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from patchscaler.data.degradation import DegradationConfig, degrade_at
+from patchscaler.data.pictures import PicturePool, PictureSet
+from patchscaler.errors import ConfigError
+
+CONDITIONS = {
+    "bicubic": DegradationConfig.bicubic(),
+    "mild": DegradationConfig.mild(),
+    "real_esrgan": DegradationConfig.real_esrgan(),
+}
+
+
+@dataclass(frozen=True)
+class PairSettings:
+    """crop: side of the HR crop in pixels; mixture: share of each degradation; draws: see PicturePool.crop."""
+
+    crop: int = 192
+    draws: int = 2
+    mixture: dict[str, float] = field(default_factory=lambda: {"bicubic": 0.4, "mild": 0.3, "real_esrgan": 0.3})
+
+    def __post_init__(self) -> None:
+        unknown = set(self.mixture) - set(CONDITIONS)
+        if unknown or sum(self.mixture.values()) <= 0:
+            raise ConfigError(f"mixture {self.mixture}: give positive shares of {', '.join(CONDITIONS)}")
+        if self.crop % 16:
+            raise ConfigError(f"crop {self.crop} must be a multiple of 16")
+
+
+class PairDataset(Dataset):
+    """Sample `index` -> {"hr": (3,crop,crop), "lr": (3,crop/4,crop/4)} float32 in [0,1]."""
+
+    def __init__(self, pictures: PictureSet, settings: PairSettings, seed: int, length: int = 2**40) -> None:
+        self.pool = PicturePool(pictures)
+        self.settings, self.seed, self.length = settings, seed, length
+        shares = np.array(list(settings.mixture.values()), dtype=np.float64)
+        self._names, self._shares = list(settings.mixture), shares / shares.sum()
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        hr = self.pool.crop(self.seed, index, self.settings.crop, self.settings.draws).float() / 255
+        chosen = np.random.default_rng([self.seed, index, 1]).choice(len(self._names), p=self._shares)
+        lr = degrade_at(hr, CONDITIONS[self._names[int(chosen)]], self.seed, index)
+        return {"hr": hr, "lr": lr}
+
+
+def validation_pairs(
+    folder: str, count: int, condition: str = "bicubic", seed: int = 0, side: int | None = None
+) -> list[dict[str, Tensor]]:
+    """The first `count` pictures of a folder (all when 0), cut to multiples of 16 (or to the centre `side`), with LR inputs."""
+    pool = PicturePool(PictureSet(folder, min_side=64))
+    pairs = []
+    for number in range(min(count or len(pool), len(pool))):
+        picture = pool.picture(number)
+        height, width = ((side or picture.shape[0]), (side or picture.shape[1]))
+        height, width = min(height, picture.shape[0]) // 16 * 16, min(width, picture.shape[1]) // 16 * 16
+        top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
+        cut = np.ascontiguousarray(picture[top : top + height, left : left + width].transpose(2, 0, 1))
+        hr = torch.from_numpy(cut).float() / 255
+        pairs.append({"hr": hr[None], "lr": degrade_at(hr, CONDITIONS[condition], seed, number)[None]})
+    return pairs

@@ -1,0 +1,122 @@
+"""Training pictures as one memory-mapped file of decoded pixels, and crops of them as a function of (seed, index)."""
+
+import csv
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from patchscaler.errors import DataError
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """Which pictures to train on.
+
+    folder       pictures, searched recursively
+    cache        folder for the decoded copy; it is rebuilt when the set of files changes
+    min_side     smaller pictures are left out
+    manifest     optional CSV with columns `file` and `kind`
+    kind_weights share of crops per kind, with a manifest; kinds not named get weight `other_weight`
+    """
+
+    folder: str
+    cache: str = "cache"
+    min_side: int = 256
+    manifest: str | None = None
+    kind_weights: dict[str, float] = field(default_factory=dict)
+    other_weight: float = 0.05
+
+
+class PicturePool:
+    """Decoded pictures (uint8 RGB) behind a memory map, with random crops drawn from them.
+
+    Decoding a 2,000-pixel photo costs more than training on a crop of it, so it is done once. The crop at (seed, index) is
+    always the same one, whatever was drawn before. Raises DataError when the folder has no usable picture.
+    """
+
+    def __init__(self, pictures: PictureSet) -> None:
+        root = Path(pictures.folder)
+        files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES) if root.is_dir() else []
+        if not files:
+            raise DataError(f"{root}: no pictures in this folder; give one with {', '.join(sorted(SUFFIXES))} files")
+        self._data_path, table = _decode_once(files, root, Path(pictures.cache))
+        self._pixels: np.ndarray | None = None
+        self.table = [row for row in table if min(row["height"], row["width"]) >= pictures.min_side]
+        if not self.table:
+            raise DataError(f"{root}: no picture has both sides of at least min_side = {pictures.min_side} pixels")
+        self._weights = self._picture_weights(pictures)
+
+    def _picture_weights(self, pictures: PictureSet) -> np.ndarray:
+        if pictures.manifest is None:
+            weights = np.ones(len(self.table))
+        else:
+            with open(pictures.manifest, newline="") as stream:
+                kinds = {row["file"]: row["kind"] for row in csv.DictReader(stream)}
+            of_picture = [kinds.get(row["file"], "") for row in self.table]
+            counts = {kind: of_picture.count(kind) for kind in set(of_picture)}
+            weights = np.array([pictures.kind_weights.get(k, pictures.other_weight) / counts[k] for k in of_picture])
+        return weights / weights.sum()
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def picture(self, number: int) -> np.ndarray:
+        """Picture `number` as a view (H,W,3) uint8."""
+        if self._pixels is None:  # opened on first use, so that worker processes map the file themselves
+            self._pixels = np.memmap(self._data_path, dtype=np.uint8, mode="r")
+        row = self.table[number]
+        size = row["height"] * row["width"] * 3
+        return self._pixels[row["offset"] : row["offset"] + size].reshape(row["height"], row["width"], 3)
+
+    def crop(self, seed: int, index: int, side: int, draws: int = 2) -> UInt8[Tensor, "3 side side"]:
+        """Random crop at (seed, index): picture by weight, best of `draws` places by contrast, one of 8 orientations."""
+        rng = np.random.default_rng([seed, index])
+        picture = self.picture(int(rng.choice(len(self.table), p=self._weights)))
+        best, best_contrast = None, -1.0
+        for _ in range(draws):
+            top = int(rng.integers(picture.shape[0] - side + 1))
+            left = int(rng.integers(picture.shape[1] - side + 1))
+            candidate = picture[top : top + side, left : left + side]
+            green = candidate[::2, ::2, 1].astype(np.float32)
+            contrast = float(np.abs(np.diff(green, axis=0)).mean() + np.abs(np.diff(green, axis=1)).mean())
+            if contrast > best_contrast:
+                best, best_contrast = candidate, contrast
+        assert best is not None
+        turned = np.rot90(best, int(rng.integers(4)))
+        if rng.integers(2):
+            turned = turned[:, ::-1]
+        return torch.from_numpy(np.ascontiguousarray(turned.transpose(2, 0, 1)))
+
+
+def _decode_once(files: list[Path], root: Path, cache: Path) -> tuple[Path, list[dict]]:
+    """The path of the decoded pixels and the table of pictures in it; both come from the cache when it is current."""
+    listing = "\n".join(f"{p.relative_to(root)} {p.stat().st_size}" for p in files)
+    name = hashlib.sha256(listing.encode()).hexdigest()[:16]
+    data_path, table_path = cache / f"pictures-{name}.u8", cache / f"pictures-{name}.json"
+    if table_path.exists():
+        return data_path, json.loads(table_path.read_text())
+    cache.mkdir(parents=True, exist_ok=True)
+    table, offset, partial = [], 0, data_path.with_suffix(".part")
+    with open(partial, "wb") as stream:
+        for path in files:
+            try:
+                pixels = np.asarray(Image.open(path).convert("RGB"))
+            except (OSError, UnidentifiedImageError) as error:
+                raise DataError(f"{path}: can't be read as a picture ({error}); remove it from the folder") from error
+            stream.write(pixels.tobytes())
+            height, width = pixels.shape[:2]
+            table.append({"file": str(path.relative_to(root)), "height": height, "width": width, "offset": offset})
+            offset += pixels.size
+    os.replace(partial, data_path)
+    table_path.write_text(json.dumps(table))
+    return data_path, table

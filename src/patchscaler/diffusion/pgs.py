@@ -1,0 +1,227 @@
+"""Patch-adaptive Group Sampling (PGS): the less confident the restorer is of a patch, the more steps the patch gets.
+
+PGS knows no network. It takes coarse latent patches, their groups and a denoiser callable, so it serves other diffusion
+models too. "Eq. n" is PatchScaler's (arXiv 2405.17158).
+
+One loop serves all groups. Their step lists are aligned at the end: when k steps remain, every patch whose group has at
+least k steps is active, each at its own time. With the paper's values, 8/400 = 14/700 = 20/1000, this is one uniform
+grid of 20 steps that medium patches join after 6 and simple ones after 12; other values need nothing special.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from patchscaler.errors import ConfigError
+
+GROUP_NAMES = ("simple", "medium", "hard")
+
+PredictionType = Literal["sample", "epsilon", "v_prediction"]
+
+# (x_t (b,c,V,V), t (b,) int64, indices of these patches (b,) int64) -> prediction (b,c,V,V)
+Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class GroupConfig:
+    """Thresholds, start times and steps of the groups, simple first. Defaults are the paper's.
+
+    gammas  thresholds on the mean confidence, falling, in [0, 1]: one fewer than groups   Eq. 2
+    taus    start times, never falling, in (0, T]
+    steps   sampling steps, never falling, at most tau; 0 keeps the coarse latent
+
+    Raises ConfigError, with the numbers, where these do not hold.
+    """
+
+    gammas: tuple[float, ...] = (0.95, 0.75)
+    taus: tuple[int, ...] = (400, 700, 1000)
+    steps: tuple[int, ...] = (8, 14, 20)
+
+    def __post_init__(self) -> None:
+        gammas, taus, steps = self.gammas, self.taus, self.steps
+        if not len(taus) == len(steps) == len(gammas) + 1:
+            raise ConfigError(
+                f"{len(gammas)} gammas make {len(gammas) + 1} groups, not {len(taus)} taus and {len(steps)} steps"
+            )
+        if not all(0 <= gamma <= 1 for gamma in gammas) or any(a <= b for a, b in pairwise(gammas)):
+            raise ConfigError(f"gammas {gammas} must fall strictly and lie in [0, 1]")
+        if not all(isinstance(value, int) for value in (*taus, *steps)):
+            raise ConfigError(f"taus {taus} and steps {steps} must be whole numbers")
+        if taus[0] < 1 or any(a > b for a, b in pairwise(taus)):
+            raise ConfigError(f"taus {taus} must be at least 1 and never fall")
+        if steps[0] < 0 or any(a > b for a, b in pairwise(steps)):
+            raise ConfigError(f"steps {steps} must not be negative and never fall: harder patches get no fewer steps")
+        if any(count > tau for count, tau in zip(steps, taus, strict=True)):
+            raise ConfigError(f"steps {steps} must not exceed their taus {taus}")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One name per group: GROUP_NAMES for the usual three, else group_0, group_1, ..."""
+        count = len(self.steps)
+        return GROUP_NAMES if count == len(GROUP_NAMES) else tuple(f"group_{index}" for index in range(count))
+
+
+class Plan(NamedTuple):
+    """The groups' times, aligned at the end.
+
+    times  (G, max(N) + 1): times[g, k] is the time index in [-1, T) of group g when k steps remain; times[g, 0] = -1 is
+           the clean latent, and entries with k > N_g are -1 and never read
+    steps  (G,): N_g
+    """
+
+    times: Int64[Tensor, "G K"]
+    steps: Int64[Tensor, " G"]
+
+
+def assign_groups(confidence: Float[Tensor, " B"], gammas: tuple[float, ...] = (0.95, 0.75)) -> Int64[Tensor, " B"]:
+    """Group of each patch from its mean confidence, Eq. 2: simple (0) from gammas[0] up, hard (last) below gammas[-1].
+
+    A threshold belongs to the simpler side. Choice: a confidence that is not a number makes a patch hard.
+    """
+    thresholds = torch.tensor(gammas, dtype=torch.float32, device=confidence.device)
+    return (~(confidence.float()[:, None] >= thresholds)).sum(dim=1)
+
+
+def count_steps(groups: Int64[Tensor, " B"], config: GroupConfig) -> dict[str, int]:
+    """Patches per group, by `config.names`, and `patch_steps`, the network's evaluations of one patch in all."""
+    counts = torch.bincount(groups, minlength=len(config.steps)).tolist()
+    total = sum(count * steps for count, steps in zip(counts, config.steps, strict=True))
+    return dict(zip(config.names, counts, strict=True)) | {"patch_steps": total}
+
+
+def plan(config: GroupConfig, train_steps: int = 1000) -> Plan:
+    """Times of every group with trailing spacing: round(k tau / N) - 1 when k of N steps remain.
+
+    Raises ConfigError where a tau exceeds `train_steps`, T.
+    """
+    if config.taus[-1] > train_steps:
+        raise ConfigError(f"taus {config.taus} must not exceed the {train_steps} steps of the noise schedule")
+    times = np.full((len(config.steps), config.steps[-1] + 1), -1, np.int64)
+    for row, tau, steps in zip(times, config.taus, config.steps, strict=True):
+        if steps:
+            row[1 : steps + 1] = np.round(np.arange(1, steps + 1) * tau / steps) - 1
+    return Plan(torch.from_numpy(times), torch.tensor(config.steps))
+
+
+@torch.no_grad()
+def sample(
+    coarse: Float[Tensor, "B c V V"],
+    groups: Int64[Tensor, " B"],
+    noise: Float[Tensor, "B c V V"],
+    denoiser: Denoiser,
+    alphas_cumprod: Float[Tensor, " T"],
+    config: GroupConfig,
+    *,
+    prediction_type: PredictionType = "sample",
+    batch_size: int = 64,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Float[Tensor, "B c V V"]:
+    """Refine coarse patches by deterministic DDIM, each from its group's start time.
+
+    coarse          the restorer's latent, y0
+    groups          from `assign_groups`
+    noise           standard normal eps, a function of the place (`place_noise`)
+    denoiser        see `Denoiser`; its rows must not influence each other, then the batch size changes nothing
+    alphas_cumprod  ᾱ_t of the schedule
+    batch_size      the most patches in one call of the denoiser
+    on_step         called after each batch with (patch-steps done, patch-steps in all)
+    returns         float32, on the device of `coarse`; groups of zero steps are returned as they came
+
+    Raises ConfigError for taus beyond T, an unknown prediction type or a batch size below 1.
+    """
+    _check_batch_size(batch_size)
+    if prediction_type not in get_args(PredictionType):
+        raise ConfigError(f"prediction type {prediction_type!r} must be one of {', '.join(get_args(PredictionType))}")
+    device = coarse.device
+    times, steps = (part.to(device) for part in plan(config, len(alphas_cumprod)))
+    groups = groups.to(device)
+    # Time -1 indexes the appended one: the clean latent.
+    alphas = torch.cat([alphas_cumprod.to(device, torch.float32), torch.ones(1, device=device)])
+
+    # 1. Start on the way, Eq. 6: y_tau = sqrt(ᾱ_tau) y0 + sqrt(1 - ᾱ_tau) eps. Zero steps start, and stay, at y0.
+    remaining = steps[groups]
+    start = alphas[times[groups, remaining]].view(-1, 1, 1, 1)
+    state = start.sqrt() * coarse.float() + (1 - start).sqrt() * noise.to(device, torch.float32)
+
+    # 2. One loop for all groups, Eq. 7: from tau to 0, patches joining when as many steps remain as they need.
+    done, total = 0, int(remaining.sum())
+    for k in range(config.steps[-1], 0, -1):
+        active = (remaining >= k).nonzero().squeeze(1)
+        for batch in active.split(batch_size):
+            if not len(batch):
+                continue
+            x, now = state[batch], times[groups[batch], k]
+            prediction = denoiser(x, now, batch).float()
+            after = times[groups[batch], k - 1]
+            state[batch] = _ddim_step(x, prediction, alphas[now], alphas[after], prediction_type)
+            done += len(batch)
+            if on_step:
+                on_step(done, total)
+    return state
+
+
+@torch.no_grad()
+def sample_with_scheduler(
+    coarse: Float[Tensor, "B c V V"],
+    groups: Int64[Tensor, " B"],
+    noise: Float[Tensor, "B c V V"],
+    denoiser: Denoiser,
+    scheduler: Any,
+    config: GroupConfig,
+    *,
+    batch_size: int = 64,
+) -> Float[Tensor, "B c V V"]:
+    """`sample` with any diffusers scheduler (DDIM, DPM-Solver, Euler, ...), group after group.
+
+    Group g takes the last N_g steps of the scheduler's own grid of round(N_g T / tau_g) steps: it starts at tau_g where
+    that is whole, else at the nearest grid time. `scheduler` only lends its config, each batch runs a fresh copy, so
+    multistep solvers keep their histories apart. Schedulers that draw noise use torch's global generator.
+    The denoiser's times are rounded to int64. Arguments, result and errors otherwise as `sample`.
+    """
+    _check_batch_size(batch_size)
+    train_steps = scheduler.config.num_train_timesteps
+    plan(config, train_steps)  # for its check of the taus
+    result = coarse.float().clone()
+    for group, (tau, steps) in enumerate(zip(config.taus, config.steps, strict=True)):
+        members = (groups.to(coarse.device) == group).nonzero().squeeze(1)
+        if not steps or not len(members):
+            continue
+        for batch in members.split(batch_size):
+            solver = type(scheduler).from_config(scheduler.config)
+            grid_steps = round(steps * train_steps / tau)
+            solver.set_timesteps(grid_steps, device=coarse.device)
+            begin = (grid_steps - steps) * solver.order
+            if hasattr(solver, "set_begin_index"):
+                solver.set_begin_index(begin)
+            times = solver.timesteps[begin:]
+            x = solver.add_noise(result[batch], noise[batch.to(noise.device)].to(result), times[:1])  # Eq. 6
+            for time in times:
+                now = time.round().long().expand(len(batch))
+                prediction = denoiser(solver.scale_model_input(x, time), now, batch).float()
+                x = solver.step(prediction, time, x).prev_sample
+            result[batch] = x
+    return result
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ConfigError(f"batch_size {batch_size} must be at least 1")
+
+
+def _ddim_step(x: Tensor, prediction: Tensor, alpha: Tensor, alpha_next: Tensor, prediction_type: str) -> Tensor:
+    """One deterministic DDIM step (Song et al., arXiv 2010.02502, Eq. 12 with sigma = 0), ᾱ given per patch (b,)."""
+    alpha, alpha_next = alpha.view(-1, 1, 1, 1), alpha_next.view(-1, 1, 1, 1)
+    signal, spread = alpha.sqrt(), (1 - alpha).sqrt()
+    if prediction_type == "sample":
+        clean, eps = prediction, (x - signal * prediction) / spread
+    elif prediction_type == "epsilon":
+        clean, eps = (x - spread * prediction) / signal, prediction
+    else:
+        clean, eps = signal * x - spread * prediction, signal * prediction + spread * x
+    return alpha_next.sqrt() * clean + (1 - alpha_next).sqrt() * eps

@@ -1,0 +1,227 @@
+"""A picture in memory: from PIL images, numpy arrays and tensors, at its full depth, and back to rounded samples."""
+
+import io
+import struct
+import zlib
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from PIL import Image, ImageCms
+from torch import Tensor
+
+from patchscaler.imaging.geometry import Size
+from patchscaler.imaging.sixteen_bit import BITS, EXIF_IFD, LAYOUT_TAGS, PHOTOMETRIC
+
+ORIENTATION, EXIF_WIDTH, EXIF_HEIGHT = 0x0112, 0xA002, 0xA003
+
+# What Pillow and its plugins raise on a damaged file.
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, struct.error, zlib.error)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture upright, and what its file said about it.
+
+    pixels       (1,3,H,W) float32 RGB in [0, 1]
+    alpha        (1,1,H,W) float32 in [0, 1], not premultiplied, or None
+    mode         Pillow's name of the file's mode: "RGB", "L", "P", "CMYK", "I;16"; 16-bit colour is "RGB;16", "RGBA;16"
+    bits         8 or 16 per sample
+    grey         the file had no colours
+    exif         EXIF block with the orientation reset, or None
+    icc_profile  the profile `pixels` are meant in, or None; they are not converted
+    dpi          horizontal and vertical pixels per inch, or None
+    """
+
+    pixels: Float[Tensor, "1 3 h w"]
+    alpha: Float[Tensor, "1 1 h w"] | None = None
+    mode: str = "RGB"
+    bits: int = 8
+    grey: bool = False
+    exif: bytes | None = None
+    icc_profile: bytes | None = None
+    dpi: tuple[float, float] | None = None
+
+    @property
+    def size(self) -> Size:
+        return Size(*self.pixels.shape[-2:])
+
+
+def to_pil(
+    pixels: Float[Tensor, "1 3 h w"], alpha: Float[Tensor, "1 1 h w"] | None = None, grey: bool = False
+) -> Image.Image:
+    """An 8-bit PIL picture (RGB, RGBA, or L, LA if `grey`) of `pixels` in [0, 1], clamped and rounded to nearest."""
+    samples = quantise(pixels, alpha, grey, np.uint8)
+    return Image.fromarray(samples[:, :, 0] if samples.shape[2] == 1 else samples)
+
+
+def quantise(pixels: Tensor, alpha: Tensor | None, grey: bool, dtype: type[np.uint8] | type[np.uint16]) -> NDArray[Any]:
+    """(1,3,H,W) and (1,1,H,W) in [0, 1] to (H,W,C) samples, clamped and rounded to nearest, plane by plane."""
+    if pixels.ndim != 4 or pixels.shape[:2] != (1, 3) or (alpha is not None and alpha.shape[2:] != pixels.shape[2:]):
+        shapes = f"{tuple(pixels.shape)} with alpha {None if alpha is None else tuple(alpha.shape)}"
+        raise ValueError(f"a picture must be (1,3,H,W), its alpha (1,1,H,W), got {shapes}")
+    red, green, blue = pixels[0]
+    planes = [0.299 * red + 0.587 * green + 0.114 * blue] if grey else [red, green, blue]  # full-range BT.601 luma
+    if alpha is not None:
+        planes.append(alpha[0, 0])
+    samples = np.empty((*pixels.shape[2:], len(planes)), dtype)
+    for index, plane in enumerate(planes):
+        scaled = plane.detach().float().clamp(0.0, 1.0).mul(np.iinfo(dtype).max).round_()
+        samples[:, :, index] = scaled.cpu().numpy()
+    return samples
+
+
+def decode(image: Image.Image, deep: NDArray[np.uint16] | None) -> Picture:
+    """The Picture of a PIL image; `deep` are its 16-bit colour samples (H,W,C), where Pillow has only 8."""
+    mode, icc = image.mode, image.info.get("icc_profile") or None
+    if deep is not None:
+        key = image.info.get("transparency")
+        if isinstance(key, tuple):  # PNG's tRNS: one colour is transparent
+            opaque = (deep != np.array(key, np.uint16)).any(axis=2, keepdims=True)
+            deep = np.concatenate([deep, opaque * np.uint16(65535)], axis=2, dtype=np.uint16)
+        mode = {2: "LA;16", 3: "RGB;16", 4: "RGBA;16"}[deep.shape[2]]
+        picture = _from_samples(deep)
+    elif mode.startswith("I;16") or (mode == "I" and image.format in ("PNG", "PPM")):
+        mode = "I;16"
+        picture = _from_samples(_grey_samples(image))
+    else:
+        eight, converted = _to_eight_bit(image)
+        icc = None if converted else icc
+        samples = np.asarray(eight)
+        picture = _from_samples(samples[:, :, None] if samples.ndim == 2 else samples)
+    exif, orientation = _read_exif(image)
+    return replace(
+        picture,
+        pixels=_upright(picture.pixels, orientation),
+        alpha=None if picture.alpha is None else _upright(picture.alpha, orientation),
+        mode=mode,
+        exif=exif,
+        icc_profile=icc,
+        dpi=_read_dpi(image),
+    )
+
+
+def _grey_samples(image: Image.Image) -> NDArray[np.uint16]:
+    """(H,W,1), or (H,W,2) with alpha, of a 16-bit grey image."""
+    samples = np.asarray(image).astype(np.uint16)[:, :, None]
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(BITS) == (12,):
+        samples = np.round(samples * (65535 / 4095)).astype(np.uint16)
+    if tags.get(PHOTOMETRIC) == 0:  # white is zero
+        samples = 65535 - samples
+    key = image.info.get("transparency")
+    if isinstance(key, int):
+        samples = np.concatenate([samples, (samples != key) * np.uint16(65535)], axis=2, dtype=np.uint16)
+    return samples
+
+
+def _to_eight_bit(image: Image.Image) -> tuple[Image.Image, bool]:
+    """The image as L, LA, RGB or RGBA, and whether its ICC profile was applied."""
+    clear = image.has_transparency_data
+    if image.mode in ("1", "L", "LA", "La"):
+        return image.convert("LA" if clear else "L"), False
+    if image.mode in ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "YCbCr", "HSV"):
+        return image.convert("RGBA" if clear else "RGB"), False
+    if image.mode == "CMYK":
+        profile = image.info.get("icc_profile")
+        try:
+            if profile:
+                source, target = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
+                converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+                return cast(Image.Image, converted), True
+        except (ImageCms.PyCMSError, OSError, ImportError):  # a damaged profile, or Pillow built without LittleCMS
+            return image.convert("RGB"), True
+        return image.convert("RGB"), True
+    raise ValueError(f"mode {image.mode} is not supported")
+
+
+def _read_exif(image: Image.Image) -> tuple[bytes | None, int]:
+    """The EXIF block without orientation and (of a TIFF) without the file's layout, and the orientation, 1 to 8."""
+    try:
+        found, tags = image.getexif(), Image.Exif()
+        tags.load(found.tobytes())
+        orientation = found.get(ORIENTATION, 1)
+        if ORIENTATION in tags:
+            tags[ORIENTATION] = 1
+        if image.format == "TIFF":
+            for tag in LAYOUT_TAGS & set(tags):
+                del tags[tag]
+        return (tags.tobytes() if len(tags) else None), orientation if orientation in range(1, 9) else 1
+    except DECODE_ERRORS:  # a damaged block is no reason to refuse the picture
+        return None, 1
+
+
+def resized_exif(exif: bytes | None, size: Size) -> bytes | None:
+    """The block with the picture's dimensions, where it states them, set to `size`."""
+    if exif is None:
+        return None
+    tags = Image.Exif()
+    tags.load(exif)
+    photo = tags.get_ifd(EXIF_IFD)
+    if EXIF_WIDTH in photo and EXIF_HEIGHT in photo:
+        photo[EXIF_WIDTH], photo[EXIF_HEIGHT] = size.width, size.height
+    return tags.tobytes()
+
+
+def _read_dpi(image: Image.Image) -> tuple[float, float] | None:
+    try:
+        horizontal, vertical = (float(value) for value in image.info["dpi"])
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None
+    return (horizontal, vertical) if 1 < horizontal < 1e5 and 1 < vertical < 1e5 else None
+
+
+def _upright(plane: Tensor, orientation: int) -> Tensor:
+    """Undo EXIF orientation 1 to 8 (EXIF 2.32, tag 0x0112) on (...,H,W)."""
+    if orientation in (5, 6, 7, 8):
+        plane = plane.transpose(-2, -1)
+    flips = {2: (-1,), 3: (-2, -1), 4: (-2,), 6: (-1,), 7: (-2, -1), 8: (-2,)}.get(orientation, ())
+    return plane.flip(flips).contiguous()
+
+
+def from_tensor(tensor: Tensor) -> Picture:
+    if tensor.ndim == 3:
+        tensor = tensor[None]
+    if tensor.ndim != 4 or tensor.shape[:2] != (1, 3) or tensor.numel() == 0:
+        raise ValueError(f"a tensor picture must be (3,H,W) or (1,3,H,W), got {tuple(tensor.shape)}")
+    if not tensor.is_floating_point():
+        raise ValueError(f"a tensor picture must be float in [0, 1], got {tensor.dtype}")
+    pixels = tensor.detach().to("cpu", torch.float32, memory_format=torch.contiguous_format)
+    _check_range(float(pixels.min()), float(pixels.max()))
+    return Picture(pixels)
+
+
+def from_array(array: NDArray[Any]) -> Picture:
+    if array.size == 0 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))):
+        raise ValueError(f"an array picture must be (H,W), (H,W,3) or (H,W,4), got {array.shape}")
+    if array.dtype.kind == "f":
+        _check_range(float(array.min()), float(array.max()))
+    elif array.dtype not in (np.uint8, np.uint16):
+        raise ValueError(f"an array picture must be uint8, uint16 or float in [0, 1], got {array.dtype}")
+    picture = _from_samples(array[:, :, None] if array.ndim == 2 else array)
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}[1 if array.ndim == 2 else array.shape[2]]
+    return replace(picture, mode=mode if picture.bits == 8 else {"L": "I;16"}.get(mode, f"{mode};16"))
+
+
+def _check_range(lowest: float, highest: float) -> None:
+    if not (lowest >= 0.0 and highest <= 1.0):  # also false for NaN
+        raise ValueError(f"float pixels must lie in [0, 1], got [{lowest:g}, {highest:g}]; divide or clamp them first")
+
+
+def _from_samples(samples: NDArray[Any]) -> Picture:
+    """Samples (H,W,C) of uint8, uint16 or float in [0, 1], C as in `sixteen_bit`, to planes."""
+    peak = np.iinfo(samples.dtype).max if samples.dtype.kind == "u" else 1
+    planes = np.empty((samples.shape[2], *samples.shape[:2]), np.float32)
+    np.divide(samples.transpose(2, 0, 1), np.float32(peak), out=planes, casting="unsafe")
+    tensor = torch.from_numpy(planes)[None]
+    grey, has_alpha = samples.shape[2] < 3, samples.shape[2] in (2, 4)
+    colours = tensor[:, :-1] if has_alpha else tensor
+    return Picture(
+        pixels=colours.expand(-1, 3, -1, -1).contiguous(),
+        alpha=tensor[:, -1:].contiguous() if has_alpha else None,
+        bits=16 if peak == 65535 else 8,
+        grey=grey,
+    )

@@ -1,0 +1,127 @@
+"""Global Restoration Module (GRM), convolutional, from LR pixels: coarse HR latents and their expected error (paper, Eq. 1)."""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from patchscaler.errors import ConfigError
+from patchscaler.models.autoencoder import ResidualBlock
+
+# log e is kept in this range so that exp(-s) can neither overflow nor stall the loss.
+LOG_ERROR_RANGE = (-9.0, 4.0)
+
+
+class Restoration(NamedTuple):
+    """latents: coarse HR latents y0 (n,c,h,w); log_error: ln of their expected squared error, channel mean (n,1,h,w)."""
+
+    latents: Tensor
+    log_error: Tensor
+
+
+def confidence_from(log_error: Float[Tensor, "n 1 h w"], eta: float) -> Float[Tensor, "n 1 h w"]:
+    """C = min(1, eta / e) in (0,1]: the optimum of Eq. 1 for an expected squared error e = exp(log_error).
+
+    Choice: the network predicts ln e rather than C, so eta can be calibrated on validation pictures after training.
+    """
+    return (math.log(eta) - log_error.float()).clamp(max=0.0).exp()
+
+
+def restoration_loss(
+    restored: Restoration, target: Float[Tensor, "n c h w"], uncertainty_weight: float
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Eq. 1: |y - x|_1 + lambda (C |y - x|^2 - eta log C), with C = eta / e and the common factor eta in lambda.
+
+    Inserting C = eta exp(-s) gives exp(-s) |y - x|^2 + s up to a constant: eta drops out of the training, and the cap
+    C <= 1 is applied where the map is read (confidence_from). The squared error is the mean over channels.
+    """
+    difference = restored.latents.float() - target
+    absolute = difference.abs().mean()
+    squared = difference.square().mean(dim=1, keepdim=True)
+    s = restored.log_error.float()
+    uncertainty = (torch.exp(-s) * squared + s).mean()
+    return absolute + uncertainty_weight * uncertainty, {
+        "l1": absolute.detach(),
+        "mse": squared.mean().detach(),
+        "uncertainty": uncertainty.detach(),
+    }
+
+
+class ConvRestorer(ModelMixin, ConfigMixin):
+    """The `tiny` GRM: PixelUnshuffle(2) puts a x4 LR picture on the latent grid (stride 8), residual blocks do the rest.
+
+    parameter       | meaning
+    ----------------|-----------------------------------------------------------------------------
+    latent_channels | c of the autoencoder
+    width, blocks   | channels and residual blocks; each block sees 2 latents (16 output px) further
+    eta             | difficulty scale of the confidence map, in squared normalised latent units
+
+    Without normalisation layers the result at a latent depends on `reach` latents around it and nothing else.
+    """
+
+    config_name = "config.json"
+    input_kind = "pixels"
+    _keep_in_fp32_modules = ("skip",)
+
+    @register_to_config
+    def __init__(self, latent_channels: int = 32, width: int = 128, blocks: int = 12, eta: float = 0.1) -> None:
+        super().__init__()
+        if eta <= 0:
+            raise ConfigError(f"eta must be positive, not {eta}")
+        # A linear path that can hold bicubic interpolation exactly: x4 bicubic of a 2x2 LR cell needs 6x6 LR pixels.
+        self.skip = nn.Conv2d(12, latent_channels, 3, padding=1)
+        self.entry = nn.Conv2d(12, width, 3, padding=1)
+        self.body = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
+        self.exit = nn.Conv2d(width, latent_channels + 1, 3, padding=1)
+        nn.init.zeros_(self.exit.weight)
+        nn.init.zeros_(self.exit.bias)  # type: ignore[arg-type]
+
+    @property
+    def eta(self) -> float:
+        return float(self.config["eta"])
+
+    @property
+    def reach(self) -> int:
+        """Latents on each side that an output latent depends on."""
+        return 2 * int(self.config["blocks"]) + 2
+
+    def forward(self, pixels: Float[Tensor, "n 3 height width"]) -> Restoration:
+        """LR RGB in [0,1], even sides -> Restoration at h = height/2, float32."""
+        if pixels.shape[-2] % 2 or pixels.shape[-1] % 2:
+            raise ValueError(f"sides {tuple(pixels.shape[-2:])} must be even")
+        cells = F.pixel_unshuffle(pixels - 0.5, 2)
+        with torch.autocast(cells.device.type, enabled=False):  # bf16 would cost colour precision here
+            base = F.conv2d(cells.float(), self.skip.weight, self.skip.bias, padding=1)
+        x = self.entry(cells.to(self.entry.weight.dtype))
+        out = self.exit(self.body(x) + x).float()
+        return Restoration(base + out[:, :-1], out[:, -1:].clamp(*LOG_ERROR_RANGE))
+
+
+def bicubic_skip(encode: "nn.Module", latent_channels: int) -> tuple[Tensor, Tensor]:
+    """Weight (c,12,3,3) and bias (c,) with which ConvRestorer.skip equals encode(bicubic x4), found by probing impulses.
+
+    encode: a linear (affine) map (1,3,H,W) -> (1,c,H/8,W/8), H and W multiples of 8.
+    """
+    side = 18  # LR pixels; the probed 2x2 cell sits at cell (4,4), far enough from the border
+    flat = torch.full((1, 3, side, side), 0.5)
+
+    def latents(lr: Tensor) -> Tensor:
+        large = F.interpolate(lr, scale_factor=4, mode="bicubic", align_corners=False, antialias=True)
+        return encode(large)
+
+    bias = latents(flat)[0, :, 4, 4]
+    weight = torch.zeros(latent_channels, 12, 3, 3)
+    for channel in range(3):
+        for row in range(2):
+            for column in range(2):
+                probe = flat.clone()
+                probe[0, channel, 8 + row, 8 + column] += 1.0
+                response = latents(probe)[0, :, 3:6, 3:6] - bias[:, None, None]
+                # The response at (4 - dy) is the kernel's value at +dy: correlation flips the axes.
+                weight[:, channel * 4 + row * 2 + column] = response.flip(1, 2)
+    return weight, bias

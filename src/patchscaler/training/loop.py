@@ -1,0 +1,279 @@
+"""One training loop for every learned part: accelerate, EMA, checkpoints by the clock, exact resume by the same command.
+
+All randomness of a step is a function of (seed, step), and the batch of a step is samples step * batch_size onwards of a
+dataset that is a function of (seed, index). So a checkpoint needs the position, the weights, their EMA and the optimiser,
+and a resumed run is the run that was never stopped.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator, DataLoaderConfiguration
+from accelerate.utils import ProjectConfiguration
+from diffusers.training_utils import EMAModel
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from patchscaler.errors import ConfigError
+from patchscaler.training.settings import RunSettings, as_dict
+
+
+class Task(Protocol):
+    """What a part brings to the loop."""
+
+    network: nn.Module  # the trained parameters, all of them and no others
+
+    def dataset(self) -> Dataset:
+        """Samples as a function of (seed, index)."""
+        ...
+
+    def loss(self, network: nn.Module, batch: Any, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Scalar loss and figures for the log, under autocast."""
+        ...
+
+    def validate(self) -> tuple[dict[str, float], Image.Image | None]:
+        """Figures of `network` on validation pictures, and a sample sheet."""
+        ...
+
+    def export(self, folder: Path) -> None:
+        """Writes `network` as the inference code loads it."""
+        ...
+
+
+@dataclasses.dataclass
+class Progress:
+    """The position that a checkpoint stores beside the tensors."""
+
+    step: int = 0
+    seconds: float = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step, self.seconds = int(state["step"]), float(state["seconds"])
+
+
+def learning_rate_at(step: int, run: RunSettings) -> float:
+    """Warm-up, constant, then linear decay to 0 over the last `decay_steps`; a factor in [0,1]."""
+    warm = min(1.0, (step + 1) / max(1, run.warmup_steps))
+    left = (run.steps - step) / run.decay_steps if run.decay_steps else 1.0
+    return min(warm, max(0.0, left), 1.0)
+
+
+class EndlessFrom:
+    """Sampler of the indices first, first + 1, ... last - 1: a resumed run goes on with the sample it would have drawn."""
+
+    def __init__(self, first: int, last: int) -> None:
+        self.first, self.last = first, last
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(range(self.first, self.last))
+
+    def __len__(self) -> int:
+        return max(0, self.last - self.first)
+
+
+def train(task: Task, run: RunSettings, settings: Any, dry_run: bool = False) -> dict[str, float]:
+    """Runs or resumes a training run; returns the last validation figures.
+
+    `settings` is recorded in the run folder; a folder that was begun with other settings is refused (ConfigError), but
+    for run.steps, decay_steps, max_hours and the intervals, which may change between calls.
+    """
+    folder = Path(run.folder)
+    accelerator = Accelerator(
+        mixed_precision="no" if run.precision == "fp32" else run.precision,
+        project_config=ProjectConfiguration(project_dir=run.folder),
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=False),
+    )
+    count = sum(p.numel() for p in task.network.parameters() if p.requires_grad)
+    if dry_run:
+        _dry_run(task, run, accelerator, count)
+        return {}
+    folder.mkdir(parents=True, exist_ok=True)
+    _check_settings(folder / "settings.json", settings)
+
+    decayed = [p for p in task.network.parameters() if p.requires_grad and p.ndim > 1]
+    others = [p for p in task.network.parameters() if p.requires_grad and p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": run.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=run.learning_rate,
+        betas=run.betas,
+    )
+    progress = Progress()
+    ema = EMAModel(task.network.parameters(), decay=run.ema_decay, use_ema_warmup=True, power=0.75)
+    network, optimizer = accelerator.prepare(task.network, optimizer)
+    ema.to(accelerator.device)
+    accelerator.register_for_checkpointing(progress, ema)
+    checkpoint = folder / "checkpoint"
+    if checkpoint.exists():
+        accelerator.load_state(str(checkpoint))
+    log = Log(folder / "log.jsonl", accelerator.is_main_process)
+    log.write(event="start", step=progress.step, parameters=count, device=str(accelerator.device))
+
+    forward = torch.compile(network) if run.compile else network
+    per_step = run.batch_size * accelerator.num_processes
+    loader = accelerator.prepare(_loader(task.dataset(), run, progress.step * per_step, run.steps * per_step))
+    started = last_checkpoint = time.monotonic()
+    before = progress.seconds
+    figures: dict[str, float] = {}
+    sums: dict[str, Tensor] = {}
+    for batch in loader:
+        for group in optimizer.param_groups:
+            group["lr"] = run.learning_rate * learning_rate_at(progress.step, run)
+        generator = torch.Generator().manual_seed(
+            (run.seed * 1_000_003 + progress.step * accelerator.num_processes + accelerator.process_index) % 2**63
+        )
+        with accelerator.autocast():
+            loss, logged = task.loss(forward, batch, generator)
+        optimizer.zero_grad(set_to_none=True)
+        accelerator.backward(loss)
+        norm = accelerator.clip_grad_norm_(network.parameters(), run.clip_norm)
+        if not torch.isfinite(norm):
+            log.write(event="skipped", step=progress.step, reason="gradient is not finite")
+            optimizer.zero_grad(set_to_none=True)
+        optimizer.step()
+        ema.step(task.network.parameters())
+        progress.step += 1
+        progress.seconds = before + time.monotonic() - started
+        for name, value in {"loss": loss.detach(), "gradient_norm": norm, **logged}.items():
+            sums[name] = sums.get(name, torch.zeros(())) + value.float().cpu()
+        if progress.step % run.log_every == 0:
+            means = {k: round(float(v) / run.log_every, 5) for k, v in sums.items()}
+            log.write(event="train", step=progress.step, hours=round(progress.seconds / 3600, 4), **means)
+            sums = {}
+        last = progress.step >= run.steps
+        out_of_time = run.max_hours is not None and time.monotonic() - started > run.max_hours * 3600
+        if progress.step % run.validate_every == 0 or last or out_of_time:
+            figures = _validate(task, ema, folder, progress, log, accelerator)
+        if last or out_of_time or time.monotonic() - last_checkpoint > run.checkpoint_minutes * 60:
+            _save_checkpoint(accelerator, checkpoint)
+            last_checkpoint = time.monotonic()
+        if out_of_time:
+            break
+    if accelerator.is_main_process:
+        with averaged(ema, task.network):
+            task.export(folder / "weights")
+        record = {"steps": progress.step, "hours": round(progress.seconds / 3600, 3), "figures": figures}
+        (folder / "weights" / "training.json").write_text(json.dumps(record | {"settings": as_dict(settings)}, indent=2))
+    accelerator.end_training()
+    return figures
+
+
+@contextlib.contextmanager
+def averaged(ema: EMAModel, network: nn.Module) -> Iterator[None]:
+    """Within, `network` holds the EMA weights."""
+    ema.store(network.parameters())
+    ema.copy_to(network.parameters())
+    network.eval()
+    try:
+        yield
+    finally:
+        ema.restore(network.parameters())
+        network.train()
+
+
+class Log:
+    """One JSON object a line, appended; and a short line on standard output."""
+
+    def __init__(self, path: Path, active: bool) -> None:
+        self.path, self.active = path, active
+
+    def write(self, **entry: Any) -> None:
+        if self.active:
+            line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S"), **entry})
+            with open(self.path, "a") as stream:
+                stream.write(line + "\n")
+            print(line, flush=True)
+
+
+def _loader(dataset: Dataset, run: RunSettings, first: int, last: int) -> DataLoader:
+    return DataLoader(
+        dataset,
+        batch_size=run.batch_size,
+        sampler=EndlessFrom(first, last),  # type: ignore[arg-type]
+        num_workers=run.workers,
+        worker_init_fn=_one_thread,
+        persistent_workers=run.workers > 0,
+        prefetch_factor=4 if run.workers else None,
+        drop_last=True,
+    )
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)
+
+
+def _validate(
+    task: Task, ema: EMAModel, folder: Path, progress: Progress, log: Log, accelerator: Accelerator
+) -> dict[str, float]:
+    """Validates the EMA weights on the main process; the others wait."""
+    figures: dict[str, float] = {}
+    if accelerator.is_main_process:
+        with averaged(ema, task.network), torch.no_grad(), accelerator.autocast():
+            figures, sheet = task.validate()
+        if sheet is not None:
+            (folder / "sheets").mkdir(exist_ok=True)
+            sheet.save(folder / "sheets" / f"{progress.step:07d}.png")
+        log.write(event="validate", step=progress.step, **{k: round(v, 5) for k, v in figures.items()})
+    accelerator.wait_for_everyone()
+    return figures
+
+
+def _save_checkpoint(accelerator: Accelerator, checkpoint: Path) -> None:
+    """Writes beside, then renames: a kill at any moment leaves one whole checkpoint."""
+    fresh, old = checkpoint.with_name("checkpoint.new"), checkpoint.with_name("checkpoint.old")
+    if accelerator.is_main_process:
+        shutil.rmtree(fresh, ignore_errors=True)
+    accelerator.wait_for_everyone()
+    accelerator.save_state(str(fresh))
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        shutil.rmtree(old, ignore_errors=True)
+        if checkpoint.exists():
+            os.replace(checkpoint, old)
+        os.replace(fresh, checkpoint)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _check_settings(path: Path, settings: Any) -> None:
+    """Records the settings at the first call, refuses others at the next ones."""
+    free = {"steps", "decay_steps", "max_hours", "checkpoint_minutes", "log_every", "validate_every", "workers", "compile"}
+    now = json.loads(json.dumps(as_dict(settings)))
+    if path.exists():
+        then = json.loads(path.read_text())
+        changed = [
+            f"{table}.{key}" if isinstance(value, dict) else table
+            for table, value in now.items()
+            for key in (value if isinstance(value, dict) else [table])
+            if (value[key] if isinstance(value, dict) else value)
+            != (then.get(table, {}).get(key) if isinstance(value, dict) else then.get(table))
+            and not (table == "run" and key in free)
+        ]
+        if changed:
+            raise ConfigError(
+                f"{path.parent} was begun with another {changed[0]}; give another run.folder or put the old value back"
+            )
+    path.write_text(json.dumps(now, indent=2))
+
+
+def _dry_run(task: Task, run: RunSettings, accelerator: Accelerator, count: int) -> None:
+    """One batch forward and backward: nothing is written."""
+    batch = next(iter(_loader(task.dataset(), dataclasses.replace(run, workers=0), 0, run.batch_size)))
+    started = time.monotonic()
+    task.network.to(accelerator.device)
+    batch = torch.utils._pytree.tree_map(lambda x: x.to(accelerator.device) if isinstance(x, Tensor) else x, batch)
+    with accelerator.autocast():
+        loss, _ = task.loss(task.network, batch, torch.Generator().manual_seed(run.seed))
+    loss.backward()
+    seconds = time.monotonic() - started
+    print(f"{count:,} parameters; batch of {run.batch_size}: loss {float(loss):.4f} in {seconds:.2f} s on {accelerator.device}")

@@ -1,0 +1,85 @@
+"""Training of the Global Restoration Module by Eq. 1 on degraded crops."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from patchscaler.data.pairs import PairDataset, PairSettings, validation_pairs
+from patchscaler.data.pictures import PictureSet
+from patchscaler.imaging.fidelity import psnr_y
+from patchscaler.models.restorer import ConvRestorer, bicubic_skip, restoration_loss
+from patchscaler.training.common import load_autoencoder, sheet
+from patchscaler.training.settings import RunSettings
+
+
+@dataclass(frozen=True)
+class RestorerSettings:
+    """One restorer run.
+
+    autoencoder        folder of the autoencoder whose latents are restored
+    model              ConvRestorer's config
+    uncertainty_weight lambda of Eq. 1 (with the factor eta inside)
+    validation         folder of validation pictures; validation_count of them are used
+    """
+
+    run: RunSettings
+    pictures: PictureSet
+    autoencoder: str
+    validation: str
+    model: dict[str, Any] = field(default_factory=dict)
+    pairs: PairSettings = field(default_factory=PairSettings)
+    uncertainty_weight: float = 0.05
+    validation_count: int = 12
+
+
+class RestorerTask:
+    def __init__(self, settings: RestorerSettings) -> None:
+        self.settings = settings
+        self.autoencoder = load_autoencoder(settings.autoencoder)
+        torch.manual_seed(settings.run.seed)
+        restorer = ConvRestorer(latent_channels=self.autoencoder.latent_channels, **settings.model)
+        weight, bias = bicubic_skip(self.autoencoder.encode, self.autoencoder.latent_channels)
+        restorer.skip.weight.data.copy_(weight)
+        restorer.skip.bias.data.copy_(bias)  # type: ignore[union-attr]
+        self.network: nn.Module = restorer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._pairs: list[dict[str, Tensor]] | None = None
+
+    def dataset(self) -> Dataset:
+        return PairDataset(self.settings.pictures, self.settings.pairs, self.settings.run.seed)
+
+    def loss(
+        self, network: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.no_grad():
+            target = self.autoencoder.encode(batch["hr"])
+        restored = network(batch["lr"].contiguous(memory_format=torch.channels_last))
+        return restoration_loss(restored, target, self.settings.uncertainty_weight)
+
+    def validate(self) -> tuple[dict[str, float], Image.Image | None]:
+        if self._pairs is None:
+            self._pairs = validation_pairs(self.settings.validation, self.settings.validation_count, side=256)
+        sums = {"l1": 0.0, "psnr_y": 0.0, "psnr_y_bicubic": 0.0, "log_error_gap": 0.0}
+        rows = []
+        for pair in self._pairs:
+            target = self.autoencoder.encode(pair["hr"])
+            restored = self.network(pair["lr"])
+            pixels = self.autoencoder.decode(restored.latents).clamp(0, 1)
+            bicubic = F.interpolate(pair["lr"], scale_factor=4, mode="bicubic", antialias=True).clamp(0, 1)
+            sums["l1"] += float((restored.latents - target).abs().mean())
+            sums["psnr_y"] += float(psnr_y(pixels, pair["hr"]))
+            sums["psnr_y_bicubic"] += float(psnr_y(bicubic, pair["hr"]))
+            error = (restored.latents - target).square().mean(dim=1, keepdim=True)
+            sums["log_error_gap"] += float((restored.log_error - error.clamp(min=1e-4).log()).abs().mean())
+            confidence = (-restored.log_error).sub(-4).div(8).clamp(0, 1)
+            big = F.interpolate(confidence, scale_factor=8).expand(-1, 3, -1, -1)
+            rows.append([bicubic, pixels, big, pair["hr"]])
+        return {k: v / len(self._pairs) for k, v in sums.items()}, sheet(rows[:6])
+
+    def export(self, folder: Path) -> None:
+        self.network.save_pretrained(folder)  # type: ignore[operator]

@@ -1,0 +1,94 @@
+"""Run settings: one TOML file per run, read into dataclasses; unknown keys are refused by name."""
+
+import dataclasses
+import sys
+import types
+import typing
+from pathlib import Path
+from typing import Any, TypeVar
+
+from patchscaler.errors import ConfigError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+    """What every training run has in common.
+
+    folder             run folder: settings, log, sample sheets, checkpoint, exported weights
+    steps              optimiser steps in all; raising it later continues the run
+    decay_steps        the last so many steps lower the learning rate linearly to 0 (warmup-stable-decay)
+    max_hours          stop (with a checkpoint) after so many hours of this call; None: no limit
+    checkpoint_minutes time between checkpoints
+    workers            data-loading processes; 0: in the training process
+    """
+
+    folder: str
+    seed: int = 0
+    steps: int = 100_000
+    batch_size: int = 16
+    learning_rate: float = 5e-4
+    warmup_steps: int = 200
+    decay_steps: int = 0
+    weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.99)
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+    precision: str = "bf16"
+    compile: bool = False
+    workers: int = 1
+    max_hours: float | None = None
+    checkpoint_minutes: float = 10.0
+    log_every: int = 50
+    validate_every: int = 1000
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The file's tables; ConfigError when it is missing or isn't TOML."""
+    try:
+        with open(path, "rb") as stream:
+            return tomllib.load(stream)
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: no such settings file") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+
+
+def build(cls: type[T], table: dict[str, Any], where: str = "") -> T:
+    """Dataclass `cls` from a TOML table, nested tables into nested dataclasses. ConfigError names an unknown or wrong key."""
+    hints = typing.get_type_hints(cls)
+    known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(table) - known)
+    if unknown:
+        raise ConfigError(f"unknown key {where}{unknown[0]}; known: {', '.join(sorted(known))}")
+    values = {key: _value(hints[key], value, f"{where}{key}") for key, value in table.items()}
+    try:
+        return cls(**values)
+    except TypeError as error:
+        raise ConfigError(f"[{where.rstrip('.') or 'settings'}] {error}") from error
+
+
+def _value(hint: Any, value: Any, where: str) -> Any:
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    for option in options:
+        if dataclasses.is_dataclass(option) and isinstance(value, dict):
+            return build(typing.cast(type, option), value, f"{where}.")
+        origin = typing.get_origin(option) or option
+        if origin is tuple and isinstance(value, list):
+            return tuple(tuple(v) if isinstance(v, list) else v for v in value)
+        if origin is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if origin is typing.Any or (isinstance(origin, type) and isinstance(value, origin)):
+            return value
+    raise ConfigError(f"{where} = {value!r} has the wrong type; expected {hint}")
+
+
+def as_dict(settings: Any) -> dict[str, Any]:
+    """The resolved settings as plain values, for the run folder's record."""
+    return dataclasses.asdict(settings)
