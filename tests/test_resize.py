@@ -22,6 +22,15 @@ def test_agrees_with_pillow_on_floats(height, width, to_height, to_width, seed):
     np.testing.assert_allclose(resized[0, 0].numpy(), np.asarray(expected), atol=2e-5)
 
 
+@pytest.mark.parametrize("width", [1, 2, 9])
+@pytest.mark.parametrize("to_height", [1, 2, 7, 20])
+def test_one_pixel_wide_results(width, to_height):
+    plane = np.random.default_rng(0).random((5, width), dtype=np.float32)
+    expected = Image.fromarray(plane).resize((1, to_height), Image.Resampling.BICUBIC)
+    resized = resize_bicubic(torch.from_numpy(plane)[None, None], Size(to_height, 1))
+    np.testing.assert_allclose(resized[0, 0].numpy(), np.asarray(expected), atol=2e-5)
+
+
 @pytest.mark.parametrize("size", [Size(24, 35), Size(384, 560), Size(95, 17), Size(96, 140)])
 def test_agrees_with_pillow_on_bytes_within_rounding(size):
     samples = np.random.default_rng(1).integers(0, 256, (96, 140, 3), dtype=np.uint8)

@@ -1,24 +1,53 @@
 """The command line: `patchscaler COMMAND`."""
 
+import io
 import sys
+from typing import Annotated
 
 import typer
 
+from patchscaler import __version__
+from patchscaler.cli.info import info
 from patchscaler.cli.train import train
-from patchscaler.errors import PatchScalerError
+from patchscaler.cli.upscale import upscale
+from patchscaler.errors import ConfigError, PatchScalerError
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+app.command()(upscale)
+app.command()(info)
 app.command()(train)
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"patchscaler {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
-def patchscaler() -> None:
+def patchscaler(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="print the version and leave")
+    ] = False,
+) -> None:
     """Enlarge photos x4, patch by patch, with the steps spent where the picture is hard."""
 
 
 def main() -> None:
+    """Run the command of sys.argv. Exit codes: 0 all done, 1 something failed, 2 a wrong call, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file name need not be text
     try:
         app()
-    except PatchScalerError as error:
-        print(f"patchscaler: {error}", file=sys.stderr)
-        sys.exit(1)
+    except ConfigError as error:
+        _fail(str(error), 2)
+    except (PatchScalerError, OSError) as error:
+        _fail(str(error), 1)
+    except MemoryError:
+        _fail("not enough memory; close other programs or use a smaller picture or batch", 1)
+
+
+def _fail(reason: str, code: int) -> None:
+    typer.echo(f"patchscaler: {reason}", err=True)
+    sys.exit(code)

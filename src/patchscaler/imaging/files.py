@@ -54,8 +54,12 @@ def find_pictures(paths: Iterable[str | Path], recursive: bool = False) -> list[
                 raise ImageReadError(f"{path}: no such file or directory; check the path")
             found.append(path)
             continue
-        files = path.rglob("*") if recursive else path.iterdir()
-        inside = sorted(f for f in files if f.suffix.lower() in PICTURE_SUFFIXES and f.name[0] != "." and f.is_file())
+        try:
+            files = path.rglob("*") if recursive else path.iterdir()
+            pictures = (f for f in files if f.suffix.lower() in PICTURE_SUFFIXES and f.name[0] != ".")
+            inside = sorted(f for f in pictures if f.is_file())
+        except OSError as error:
+            raise ImageReadError(f"{path}: may not be searched ({error.strerror}); change its permissions") from error
         if not inside:
             cure = "name another one" if recursive else "name another one or search its subfolders too"
             raise ImageReadError(f"{path}: no pictures in this folder; {cure}")
@@ -71,11 +75,11 @@ def read_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
     mode, or of more than `max_pixels` pixels (by its header, before anything is decoded).
     """
     path = Path(path)
-    if not path.exists():
-        raise ImageReadError(f"{path}: no such file; check the path")
-    if not path.is_file():
-        raise ImageReadError(f"{path}: is a folder or device, not a file; name a picture in it")
     try:
+        if not path.exists():
+            raise ImageReadError(f"{path}: no such file; check the path")
+        if not path.is_file():
+            raise ImageReadError(f"{path}: is a folder or device, not a file; name a picture in it")
         if path.stat().st_size == 0:
             raise ImageReadError(f"{path}: the file is empty; copy or download it again")
         with warnings.catch_warnings():

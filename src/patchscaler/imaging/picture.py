@@ -189,7 +189,7 @@ def from_tensor(tensor: Tensor) -> Picture:
         raise ValueError(f"a tensor picture must be (3,H,W) or (1,3,H,W), got {tuple(tensor.shape)}")
     if not tensor.is_floating_point():
         raise ValueError(f"a tensor picture must be float in [0, 1], got {tensor.dtype}")
-    pixels = tensor.detach().to("cpu", torch.float32, memory_format=torch.contiguous_format)
+    pixels = tensor.detach().to("cpu", torch.float32).contiguous()
     _check_range(float(pixels.min()), float(pixels.max()))
     return Picture(pixels)
 

@@ -20,5 +20,14 @@ def resize_bicubic(
     """
     if min(size) < 1:
         raise ValueError(f"cannot resize to {size.height}x{size.width}: both sides must be at least 1")
-    resized = F.interpolate(pixels, size=tuple(size), mode="bicubic", align_corners=False, antialias=antialias)
+    if size.width == 1 and antialias:
+        # torch (2.13 too) gets the height wrong when the result is one pixel wide: do the width, then the height lying.
+        column = _bicubic(pixels, Size(pixels.shape[-2], 1), antialias)
+        resized = _bicubic(column.mT, Size(1, size.height), antialias).mT.contiguous()
+    else:
+        resized = _bicubic(pixels, size, antialias)
     return resized.clamp_(0.0, 1.0) if clamp else resized
+
+
+def _bicubic(pixels: Tensor, size: Size, antialias: bool) -> Tensor:
+    return F.interpolate(pixels, size=tuple(size), mode="bicubic", align_corners=False, antialias=antialias)

@@ -35,13 +35,12 @@ LAYOUT_TAGS = frozenset(
 def read_samples(image: ImageFile, reopen: Callable[[], ImageFile]) -> NDArray[np.uint16] | None:
     """The 16-bit samples of an opened, not yet loaded picture; None where it has 8 bits or Pillow keeps 16 itself.
 
-    Raises ValueError for uncompressed 16-bit TIFFs with separate colour planes, which Pillow decodes wrongly.
+    Raises ValueError for 16-bit TIFFs with separate colour planes, of which Pillow keeps 8 bits or makes noise.
     """
-    rawmode = _rawmode(image)
-    bits = image.tag_v2.get(BITS, (8,)) if hasattr(image, "tag_v2") else (8,)
-    if max(bits) > 8 and rawmode in ("R", "G", "B", "A", "C", "M", "Y", "K"):
-        raise ValueError("16-bit colour in separate planes is not supported, save it interleaved or compressed")
-    match = re.fullmatch(r"(LA|RGB|RGBX|RGBA);16([BLN])", rawmode)
+    tags = getattr(image, "tag_v2", {})
+    if tags.get(PLANAR) == 2 and max(tags.get(BITS, (8,))) > 8:
+        raise ValueError("16-bit colour in separate planes is not supported, save it interleaved")
+    match = re.fullmatch(r"(LA|RGB|RGBX|RGBA);16([BLN])", _rawmode(image))
     if match is None:
         return None
     layout, order = match.groups()

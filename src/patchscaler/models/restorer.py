@@ -13,8 +13,15 @@ from torch import Tensor, nn
 from patchscaler.errors import ConfigError
 from patchscaler.models.autoencoder import ResidualBlock
 
-# log e is kept in this range so that exp(-s) can neither overflow nor stall the loss.
-LOG_ERROR_RANGE = (-9.0, 4.0)
+# log e is kept in this range: a patch that looked easy and is not would otherwise give exp(-s) any gradient at all. The
+# lower end, e = 0.007, is far below any eta; the range is soft there, so that the gradient never dies.
+LOG_ERROR_RANGE = (-5.0, 4.0)
+
+
+def soft_log_error(raw: Tensor) -> Tensor:
+    """Network output -> log error within LOG_ERROR_RANGE, smooth at the lower end."""
+    low, high = LOG_ERROR_RANGE
+    return (low + F.softplus(raw.float() - low)).clamp(max=high)
 
 
 class Restoration(NamedTuple):
@@ -33,19 +40,21 @@ def confidence_from(log_error: Float[Tensor, "n 1 h w"], eta: float) -> Float[Te
 
 
 def restoration_loss(
-    restored: Restoration, target: Float[Tensor, "n c h w"], uncertainty_weight: float
+    restored: Restoration, target: Float[Tensor, "n c h w"], eta: float, uncertainty_weight: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Eq. 1: |y - x|_1 + lambda (C |y - x|^2 - eta log C), with C = eta / e and the common factor eta in lambda.
+    """Eq. 1: |y - x|_1 + lambda (C |y - x|^2 - eta log C), lambda = uncertainty_weight; squared error: mean over channels.
 
-    Inserting C = eta exp(-s) gives exp(-s) |y - x|^2 + s up to a constant: eta drops out of the training, and the cap
-    C <= 1 is applied where the map is read (confidence_from). The squared error is the mean over channels.
+    With C = eta exp(-s) the bracket is eta (exp(-s) e + s) up to a constant, whose optimum for s is ln e, the error
+    itself, also where C would pass 1. Choice: s learns from that form, the latents from C |y - x|^2 with C capped at 1 as
+    it is read later (confidence_from): uncapped, the easy places would take all the gradient.
     """
     difference = restored.latents.float() - target
     absolute = difference.abs().mean()
     squared = difference.square().mean(dim=1, keepdim=True)
     s = restored.log_error.float()
-    uncertainty = (torch.exp(-s) * squared + s).mean()
-    return absolute + uncertainty_weight * uncertainty, {
+    weighted = (confidence_from(s.detach(), eta) * squared).mean()
+    uncertainty = (torch.exp(-s) * squared.detach() + s).mean()
+    return absolute + uncertainty_weight * (weighted + eta * uncertainty), {
         "l1": absolute.detach(),
         "mse": squared.mean().detach(),
         "uncertainty": uncertainty.detach(),
@@ -66,7 +75,6 @@ class ConvRestorer(ModelMixin, ConfigMixin):
 
     config_name = "config.json"
     input_kind = "pixels"
-    _keep_in_fp32_modules = ("skip",)
 
     @register_to_config
     def __init__(self, latent_channels: int = 32, width: int = 128, blocks: int = 12, eta: float = 0.1) -> None:
@@ -96,10 +104,10 @@ class ConvRestorer(ModelMixin, ConfigMixin):
             raise ValueError(f"sides {tuple(pixels.shape[-2:])} must be even")
         cells = F.pixel_unshuffle(pixels - 0.5, 2)
         with torch.autocast(cells.device.type, enabled=False):  # bf16 would cost colour precision here
-            base = F.conv2d(cells.float(), self.skip.weight, self.skip.bias, padding=1)
+            base = F.conv2d(cells.float(), self.skip.weight.float(), self.skip.bias.float(), padding=1)  # type: ignore[union-attr]
         x = self.entry(cells.to(self.entry.weight.dtype))
         out = self.exit(self.body(x) + x).float()
-        return Restoration(base + out[:, :-1], out[:, -1:].clamp(*LOG_ERROR_RANGE))
+        return Restoration(base + out[:, :-1], soft_log_error(out[:, -1:]))
 
 
 def bicubic_skip(encode: "nn.Module", latent_channels: int) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,8 @@ class RestorerSettings:
 
     autoencoder        folder of the autoencoder whose latents are restored
     model              ConvRestorer's config
-    uncertainty_weight lambda of Eq. 1 (with the factor eta inside)
+    uncertainty_weight lambda of Eq. 1
+    pixel_weight       of the L1 distance in pixels (inverse DCT alone): normalised latents count every frequency alike
     validation         folder of validation pictures; validation_count of them are used
     """
 
@@ -34,7 +35,8 @@ class RestorerSettings:
     validation: str
     model: dict[str, Any] = field(default_factory=dict)
     pairs: PairSettings = field(default_factory=PairSettings)
-    uncertainty_weight: float = 0.05
+    uncertainty_weight: float = 0.5
+    pixel_weight: float = 10.0
     validation_count: int = 12
 
 
@@ -59,7 +61,11 @@ class RestorerTask:
         with torch.no_grad():
             target = self.autoencoder.encode(batch["hr"])
         restored = network(batch["lr"].contiguous(memory_format=torch.channels_last))
-        return restoration_loss(restored, target, self.settings.uncertainty_weight)
+        eta = self.network.eta
+        loss, figures = restoration_loss(restored, target, float(eta), self.settings.uncertainty_weight)  # type: ignore[arg-type]
+        inverse = self.autoencoder.inverse_dct
+        pixel = (inverse(restored.latents) - inverse(target)).abs().mean()
+        return loss + self.settings.pixel_weight * pixel, figures | {"pixel": pixel.detach()}
 
     def validate(self) -> tuple[dict[str, float], Image.Image | None]:
         if self._pairs is None:

@@ -1,0 +1,312 @@
+"""`patchscaler upscale INPUT...`: pictures enlarged one after the other, each written whole or not at all."""
+
+import json
+import os
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+
+from patchscaler import __version__
+from patchscaler.errors import ConfigError, ImageReadError, ImageWriteError, PatchScalerError
+
+if TYPE_CHECKING:
+    from patchscaler.imaging.picture import Picture
+    from patchscaler.pipeline import PatchScalerOutput
+    from patchscaler.report import Progress, ProgressCallback
+
+SCALE = 4
+
+# Share of the time each stage takes, about: what the percentage is made of.
+STAGE_SHARES = {"restore": 0.05, "prompt": 0.05, "sample": 0.75, "decode": 0.1, "colour": 0.05}
+
+
+class Target(NamedTuple):
+    """What -o, --qmap or --report names: one file, or a folder with a file for each picture."""
+
+    path: Path
+    is_folder: bool
+
+    def file(self, source: Path, ending: str) -> Path:
+        return self.path / f"{source.stem}{ending}" if self.is_folder else self.path
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture and the files to be made of it."""
+
+    source: Path
+    result: Path
+    qmap: Path | None
+    report: Path | None
+
+    @property
+    def outputs(self) -> list[Path]:
+        return [path for path in (self.result, self.qmap, self.report) if path is not None]
+
+
+def upscale(
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT", help="pictures, or folders of pictures")],
+    output: Annotated[
+        str | None,
+        typer.Option("--output", "-o", metavar="FILE_OR_DIR", help="default: <stem>_x4.png beside each input"),
+    ] = None,
+    scale: Annotated[int, typer.Option(help="enlargement of each side; 4 is what the model can do")] = SCALE,
+    steps: Annotated[str, typer.Option(help="sampling steps of simple, medium and hard patches")] = "8,14,20",
+    seed: Annotated[int, typer.Option(min=0, help="same seed, same result")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
+    model: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="bundled name, folder or hub id")] = "tiny",
+    batch_size: Annotated[int, typer.Option(min=1, help="patches at a time: memory, not the result")] = 64,
+    qmap: Annotated[
+        str | None, typer.Option(metavar="FILE.png", help="draw the groups of patches; a folder for several inputs")
+    ] = None,
+    report: Annotated[
+        str | None, typer.Option(metavar="FILE.json", help="time, memory and steps; a folder for several inputs")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite/--no-overwrite", help="replace results of earlier calls, or leave them alone")
+    ] = True,
+) -> None:
+    """Enlarge pictures x4.
+
+    A picture that cannot be read or written costs one line on stderr and the exit code 1; the others are still done.
+    """
+    if scale != SCALE:
+        raise ConfigError(f"--scale {scale}: this model enlarges x{SCALE}; use --scale {SCALE}")
+    options = {"scale": scale, "steps": parse_steps(steps), "seed": seed, "batch_size": batch_size}
+    place = choose_device(device)
+
+    # 1. Everything that can be wrong with the call as a whole, before any work.
+    sources, failures = _find_sources(inputs)
+    several = len(inputs) > 1 or any(path.is_dir() for path in inputs)
+    given = {"-o": output, "--qmap": qmap, "--report": report}
+    jobs = plan_jobs(sources, *(_target(option, text, several) for option, text in given.items()), scale=scale)
+    if not overwrite:
+        jobs = [job for job in jobs if not job.result.exists()]
+
+    # 2. Each picture for itself.
+    try:
+        failures += _run(jobs, model, place, options)
+    except KeyboardInterrupt as error:
+        typer.echo("patchscaler: interrupted; finished pictures are kept", err=True)
+        raise typer.Exit(130) from error
+    if failures:
+        raise typer.Exit(1)
+
+
+def parse_steps(text: str) -> tuple[int, ...]:
+    """The steps of simple, medium and hard patches from "8,14,20"; raises ConfigError."""
+    from patchscaler.diffusion.pgs import GroupConfig
+
+    try:
+        return GroupConfig(steps=tuple(int(part) for part in text.split(","))).steps
+    except ValueError:
+        raise ConfigError(f"--steps {text}: give three whole numbers with commas, such as 8,14,20") from None
+    except ConfigError as error:
+        raise ConfigError(f"--steps {text}: {error}") from None
+
+
+def available_devices() -> list[str]:
+    """Names of the devices torch can use here, the fastest kind first, "cpu" last."""
+    import torch
+
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if accelerator is None:
+        return ["cpu"]
+    return [*(f"{accelerator.type}:{index}" for index in range(torch.accelerator.device_count())), "cpu"]
+
+
+def choose_device(name: str) -> str:
+    """The device that --device names, "auto" being the first of `available_devices`; raises ConfigError."""
+    available = available_devices()
+    if name == "auto":
+        return available[0]
+    if name not in available and f"{name}:0" not in available:
+        raise ConfigError(f"--device {name}: not available here; use auto or one of {', '.join(available)}")
+    return name
+
+
+def plan_jobs(
+    sources: Sequence[Path], output: Target | None, qmap: Target | None, report: Target | None, *, scale: int
+) -> list[Job]:
+    """What is written where. Raises ConfigError if an input or another result would be overwritten."""
+    jobs = []
+    for source in sources:
+        beside = Target(source.parent, is_folder=True)
+        jobs.append(
+            Job(
+                source,
+                (output or beside).file(source, f"_x{scale}.png"),
+                qmap and qmap.file(source, "_qmap.png"),
+                report and report.file(source, "_report.json"),
+            )
+        )
+    inputs = {source.resolve() for source in sources}
+    makers: dict[Path, Path] = {}
+    for job in jobs:
+        for path in job.outputs:
+            if path.resolve() in inputs:
+                raise ConfigError(f"{path}: is an input and would be overwritten; choose another folder or name")
+            if path.resolve() in makers:
+                pair = f"{makers[path.resolve()]} and for {job.source}"
+                raise ConfigError(f"{path}: would be written twice, for {pair}; rename one or use two calls")
+            makers[path.resolve()] = job.source
+    return jobs
+
+
+def _target(option: str, given: str | None, several: bool) -> Target | None:
+    """What an option names, folders made; raises ConfigError for a file where a folder is needed or of no format."""
+    from patchscaler.imaging.files import FORMATS
+
+    if given is None:
+        return None
+    path, suffixes = Path(given), (".json",) if option == "--report" else tuple(FORMATS)
+    if path.is_dir() or given.endswith(("/", os.sep)) or (several and not path.suffix):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ImageWriteError(f"{path}: cannot be made a folder ({error.strerror}); name another one") from error
+        return Target(path, is_folder=True)
+    if several:
+        raise ConfigError(f"{option} {given}: several pictures need a folder; name one, with a '/' at its end")
+    if path.suffix.lower() not in suffixes:
+        raise ConfigError(f"{option} {given}: end the name with one of {', '.join(suffixes)}, or a folder's with '/'")
+    return Target(path, is_folder=False)
+
+
+def _find_sources(inputs: Sequence[Path]) -> tuple[list[Path], int]:
+    """The picture files of all inputs, and how many inputs failed."""
+    from patchscaler.imaging.files import find_pictures
+
+    sources: list[Path] = []
+    failures = 0
+    for path in inputs:
+        try:
+            sources += find_pictures([path])
+        except ImageReadError as error:
+            _complain(str(error))
+            failures += 1
+    return list(dict.fromkeys(sources)), failures
+
+
+def _run(jobs: Sequence[Job], model: str, device: str, options: dict[str, Any]) -> int:
+    """Do all jobs, and return how many failed. Raises WeightsError for a model that cannot be loaded."""
+    if not jobs:
+        return 0
+    from diffusers.utils.logging import disable_progress_bar
+
+    from patchscaler.pipeline import PatchScalerPipeline, default_dtype
+
+    disable_progress_bar()  # of the loading, which takes a moment
+    pipe: Any = PatchScalerPipeline.from_pretrained(model, dtype=default_dtype(device))
+    pipe.to(device)
+    failures = 0
+    for job in jobs:
+        try:
+            typer.echo(_enlarge(pipe, job, options, model))
+            continue
+        except (ImageReadError, ImageWriteError) as error:
+            _complain(str(error))
+        except PatchScalerError as error:
+            _complain(f"{job.source}: {error}")
+        except OSError as error:
+            _complain(f"{job.source}: {error.strerror or error}; check the file and its folder")
+        except (MemoryError, RuntimeError) as error:
+            if not _out_of_memory(error):
+                raise
+            _complain(f"{job.source}: not enough memory; use a smaller picture, --batch-size or --device cpu")
+        failures += 1
+    return failures
+
+
+def _enlarge(pipe: Any, job: Job, options: dict[str, Any], model: str) -> str:
+    """Do one job; one line about it."""
+    from patchscaler.imaging.files import read_picture, write_picture
+
+    picture = read_picture(job.source)
+    for path in job.outputs:  # before the long work
+        if not os.access(path.parent, os.W_OK | os.X_OK) or path.is_dir():
+            raise ImageWriteError(f"{path}: cannot be written there; choose another place or create the folder first")
+    with _progress_bar(job.source.name) as on_progress:
+        output: PatchScalerOutput = pipe(picture, output_type="pt", on_progress=on_progress, **options)
+        write_picture(job.result, output.images, like=picture, alpha=output.alpha)
+        if job.qmap:
+            _write_qmap(job.qmap, picture, output)
+        if job.report:
+            names = {"input": str(job.source), "output": str(job.result), "model": model, "version": __version__}
+            _write_text(job.report, json.dumps(names | output.report.as_dict(), indent=2) + "\n")
+
+    report = output.report
+    sizes = " -> ".join("x".join(map(str, size)) for size in (report.input_size, report.output_size))
+    groups = ", ".join(f"{count} {name}" for name, count in report.patches.items())
+    seconds = sum(stage["seconds"] for stage in report.stages.values())
+    return f"{job.source} -> {job.result}: {sizes} in {seconds:.1f} s, patches: {groups}"
+
+
+def _write_qmap(path: Path, picture: "Picture", output: "PatchScalerOutput") -> None:
+    from patchscaler.imaging.files import picture_from, write_picture
+    from patchscaler.imaging.geometry import Size
+    from patchscaler.imaging.qmap import draw_qmap
+    from patchscaler.imaging.resize import resize_bicubic
+
+    enlarged = resize_bicubic(picture.pixels, Size(*output.report.output_size), clamp=True)
+    drawn = draw_qmap(enlarged, output.groups.flatten(), output.patch_boxes, list(output.report.patches))
+    write_picture(path, picture_from(drawn).pixels)
+
+
+def _write_text(path: Path, text: str) -> None:
+    """Write whole or not at all; raises ImageWriteError."""
+    partial = path.with_name(f".{uuid.uuid4().hex}.part")
+    try:
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    except OSError as error:
+        raise ImageWriteError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
+    finally:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _progress_bar(name: str) -> Iterator["ProgressCallback | None"]:
+    """A callback that shows stage, percentage and time left of one picture on stderr; None where nobody looks."""
+    from rich.console import Console
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as ProgressBar
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield None
+        return
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[stage]}"),
+        TimeRemainingColumn(),
+    )
+    with ProgressBar(*columns, console=console, transient=True, redirect_stdout=False) as bar:
+        task = bar.add_task(name, total=1.0, stage="")
+        done = dict.fromkeys(STAGE_SHARES, 0.0)
+
+        def show(progress: "Progress") -> None:
+            done[progress.stage] = progress.done / max(progress.total, 1)
+            completed = sum(STAGE_SHARES[stage] * part for stage, part in done.items())
+            bar.update(task, completed=completed, stage=progress.stage)
+
+        yield show
+
+
+def _out_of_memory(error: Exception) -> bool:
+    import torch
+
+    # On the CPU torch raises a plain RuntimeError.
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def _complain(line: str) -> None:
+    typer.echo(f"patchscaler: {line}", err=True)

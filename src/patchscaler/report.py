@@ -1,0 +1,61 @@
+"""What one call of the pipeline did: time and memory of each stage, patches and steps of each group."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+
+
+class Progress(NamedTuple):
+    """done of total units of a stage: patch-steps in "sample", tiles or 1 elsewhere."""
+
+    stage: str
+    done: int
+    total: int
+
+
+ProgressCallback = Callable[[Progress], None]
+
+
+@dataclass
+class Report:
+    """stages: {name: {"seconds", "peak_mib"}}, the latter the process's high-water mark when the stage ended (on a GPU:
+    the device's allocations); patches and steps: per group; patch_steps: denoiser evaluations of one patch, all told."""
+
+    device: str
+    dtype: str
+    seed: int
+    input_size: tuple[int, int] = (0, 0)
+    output_size: tuple[int, int] = (0, 0)
+    stages: dict[str, dict[str, float]] = field(default_factory=dict)
+    patches: dict[str, int] = field(default_factory=dict)
+    steps: dict[str, int] = field(default_factory=dict)
+    patch_steps: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Adds the time spent within to stage `name`."""
+        started = time.perf_counter()
+        yield
+        entry = self.stages.setdefault(name, {"seconds": 0.0, "peak_mib": 0.0})
+        entry["seconds"] = round(entry["seconds"] + time.perf_counter() - started, 4)
+        entry["peak_mib"] = round(peak_mib(self.device), 1)
+
+
+def peak_mib(device: str) -> float:
+    """Largest memory so far in MiB: the device's allocations on CUDA, else the resident set of this process."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        import resource
+    except ImportError:  # Windows has no such call
+        return 0.0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10

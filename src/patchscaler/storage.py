@@ -1,0 +1,68 @@
+"""Model folders: where the bundled weights lie, and a strict check of a folder before anything is built from it."""
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+from safetensors import SafetensorError, safe_open
+
+from patchscaler.errors import WeightsError
+
+BUNDLED = Path(__file__).parent / "weights"
+WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+
+
+def model_folder(name_or_folder: str | Path | None) -> str:
+    """None or a bundled preset's name -> its folder in the package; anything else is returned as it is."""
+    if name_or_folder is None:
+        name_or_folder = "tiny"
+    bundled = BUNDLED / str(name_or_folder)
+    if bundled.is_dir() and len(Path(name_or_folder).parts) == 1:
+        return str(bundled)
+    return str(name_or_folder)
+
+
+def check_part(cls: type[ModelMixin], folder: Path) -> None:
+    """Raises WeightsError, naming the file, unless `folder` holds exactly the tensors that its config asks of `cls`."""
+    config = read_json(folder / "config.json")
+    own = {key: value for key, value in config.items() if not key.startswith("_")}
+    known = set(inspect.signature(cls.__init__).parameters) - {"self"}
+    unknown = sorted(set(own) - known)
+    if unknown:
+        raise WeightsError(f"{folder / 'config.json'}: unknown key {unknown[0]}; known: {', '.join(sorted(known))}")
+    with torch.device("meta"):
+        wanted = {k: tuple(v.shape) for k, v in cls(**own).state_dict().items()}
+    path = folder / WEIGHTS_FILE
+    found = read_shapes(path)
+    for problem, keys in (("unknown", set(found) - set(wanted)), ("missing", set(wanted) - set(found))):
+        if keys:
+            raise WeightsError(
+                f"{path}: {problem} tensor {min(keys)} ({len(keys)} in all); the file doesn't belong to this config.json"
+            )
+    for key, shape in wanted.items():
+        if found[key] != shape:
+            raise WeightsError(f"{path}: tensor {key} has shape {found[key]}, but config.json asks for {shape}")
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor in a safetensors file, from its header. Raises WeightsError."""
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path}: no such weights; train this part or name another --model") from error
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a whole safetensors file ({error}); fetch or export it again") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object in a model folder. Raises WeightsError, naming the file."""
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path}: no such file; the folder is not a saved PatchScaler model") from error
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path}: can't be read as JSON ({error})") from error

@@ -1,0 +1,131 @@
+"""A cache of latents: what the frozen autoencoder and restorer make of degraded crops, so that it is computed once.
+
+One sample is (HR latents x0, coarse latents y0, log error) of a crop, float16, in memory-mapped files. It is built by the first
+run that needs it, in order, and continued when it was interrupted; sample `index` is the pair dataset's sample `index`.
+"""
+
+import hashlib
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from patchscaler.data.pairs import PairDataset, PairSettings
+from patchscaler.data.pictures import PictureSet
+from patchscaler.models.autoencoder import DctAutoencoder
+from patchscaler.models.restorer import ConvRestorer
+
+_CHUNK = 16
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """folder: where the files lie; count: crops; seed: of the crops and their degradation; workers: as in [run]."""
+
+    folder: str = "cache/latents"
+    count: int = 20_000
+    seed: int = 1
+    workers: int = 1
+
+
+class LatentCache:
+    """Arrays `hr` and `coarse` (count,c,h,w) and `log_error` (count,1,h,w), float16, h = crop/8."""
+
+    def __init__(
+        self,
+        settings: CacheSettings,
+        pictures: PictureSet,
+        pairs: PairSettings,
+        autoencoder: DctAutoencoder,
+        restorer: ConvRestorer,
+    ) -> None:
+        side, channels = pairs.crop // 8, autoencoder.latent_channels
+        self.folder = Path(settings.folder) / _fingerprint(settings, pictures, pairs, autoencoder, restorer)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        shapes = {"hr": channels, "coarse": channels, "log_error": 1}
+        self.arrays = {
+            name: _open(self.folder / f"{name}.f16", (settings.count, c, side, side)) for name, c in shapes.items()
+        }
+        self.count, self.side = settings.count, side
+        self._fill(settings, PairDataset(pictures, pairs, settings.seed), autoencoder, restorer)
+
+    def _fill(
+        self, settings: CacheSettings, dataset: Dataset, autoencoder: DctAutoencoder, restorer: ConvRestorer
+    ) -> None:
+        marker = self.folder / "done.json"
+        done = json.loads(marker.read_text())["done"] if marker.exists() else 0
+        if done >= self.count:
+            return
+        loader = DataLoader(
+            dataset,
+            batch_size=_CHUNK,
+            sampler=range(done, self.count),
+            num_workers=settings.workers,
+            worker_init_fn=_one_thread,
+        )
+        for batch in loader:
+            size = len(batch["hr"])
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+                restored = restorer(batch["lr"].contiguous(memory_format=torch.channels_last))
+            made = {"hr": autoencoder.encode(batch["hr"]), "coarse": restored.latents, "log_error": restored.log_error}
+            for name, values in made.items():
+                self.arrays[name][done : done + size] = values.clamp(-6e4, 6e4).numpy().astype(np.float16)
+            done += size
+            if done % (_CHUNK * 50) == 0 or done == self.count:
+                for array in self.arrays.values():
+                    array.flush()
+                marker.write_text(json.dumps({"done": done}))
+                print(f"latent cache: {done} of {self.count} crops", file=sys.stderr, flush=True)
+
+    def patches(self, index: int, top: int, left: int, patch: int) -> dict[str, Tensor]:
+        """The patch at (top,left) of crop `index` as float32 tensors."""
+        return {
+            name: torch.from_numpy(array[index, :, top : top + patch, left : left + patch].astype(np.float32))
+            for name, array in self.arrays.items()
+        }
+
+
+class PatchDataset(Dataset):
+    """Sample `index` -> {"hr", "coarse": (c,V,V), "log_error": (1,V,V)}: a random patch of a random cached crop.
+
+    hard_share: this share of samples is the harder (by log error) of two places in the crop, the rest is drawn evenly.
+    """
+
+    def __init__(self, cache: LatentCache, patch: int, seed: int, hard_share: float = 0.5) -> None:
+        self.cache, self.patch, self.seed, self.hard_share = cache, patch, seed, hard_share
+
+    def __len__(self) -> int:
+        return 2**40
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([self.seed, index, 2])
+        crop = int(rng.integers(self.cache.count))
+        places = rng.integers(self.cache.side - self.patch + 1, size=(2, 2))
+        candidates = [self.cache.patches(crop, int(top), int(left), self.patch) for top, left in places]
+        if rng.random() < self.hard_share:
+            return max(candidates, key=lambda sample: float(sample["log_error"].mean()))
+        return candidates[0]
+
+
+def _open(path: Path, shape: tuple[int, ...]) -> np.memmap:
+    return np.memmap(path, dtype=np.float16, mode="r+" if path.exists() else "w+", shape=shape)
+
+
+def _fingerprint(
+    settings: CacheSettings, pictures: PictureSet, pairs: PairSettings, autoencoder: nn.Module, restorer: nn.Module
+) -> str:
+    """Changes with whatever the cached values depend on."""
+    digest = hashlib.sha256(json.dumps([settings.seed, asdict(pictures), asdict(pairs)], sort_keys=True).encode())
+    digest.update(json.dumps([dict(autoencoder.config)[k] for k in ("latents_mean", "latents_std")]).encode())  # type: ignore[arg-type, operator]
+    for tensor in restorer.state_dict().values():
+        digest.update(tensor.float().numpy().tobytes())
+    return f"{settings.count}-{digest.hexdigest()[:12]}"
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)

@@ -1,0 +1,223 @@
+"""Training of Patch-DiT and the texture encoder on cached latents, by Eq. 6 and 7, with an optional loss in pixels.
+
+Each sample gets a uniform time step. A share of them starts as inference does: x_t is noised from a point between x0 and
+the coarse y0 rather than from x0 itself. A share of each batch is also decoded, and its predicted x0 compared with the
+truth in pixels and in pretrained features: squared error in latents alone makes texture that is right on average and
+visible nowhere.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.modeling_utils import ModelMixin
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from patchscaler.data.pairs import PairSettings, validation_pairs
+from patchscaler.data.pictures import PictureSet
+from patchscaler.diffusion.noise import place_noise
+from patchscaler.diffusion.pgs import GroupConfig, assign_groups, sample
+from patchscaler.diffusion.schedule import TRAIN_STEPS, make_scheduler
+from patchscaler.imaging.fidelity import psnr_y
+from patchscaler.imaging.geometry import Size
+from patchscaler.imaging.tiles import PatchGrid, merge, raised_cosine_window, split
+from patchscaler.models.patch_dit import PatchDiT, TextureCache
+from patchscaler.models.restorer import ConvRestorer, confidence_from
+from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
+from patchscaler.training.common import load_autoencoder, sheet
+from patchscaler.training.latents import CacheSettings, LatentCache, PatchDataset
+from patchscaler.training.perceptual import PerceptualLoss
+from patchscaler.training.settings import RunSettings
+
+
+@dataclass(frozen=True)
+class PatchDiTSettings:
+    """One Patch-DiT run on the frozen parts in the folders named.
+
+    hard_share        see PatchDataset
+    coarse_share      share of samples noised from between x0 and y0
+    prompt_dropout    share of steps without texture prompt, so that the network also works without one
+    snr_gamma         weight min(SNR, gamma) / SNR ... of min-SNR for epsilon; for x0 the weight is min(SNR, gamma), 0: uniform
+    decode_share      share of a batch that is decoded; pixel_weight, perceptual_weight: of its losses
+    warm_start        folder with patch_dit/ and texture_encoder/ to begin from instead of from nothing
+    """
+
+    run: RunSettings
+    pictures: PictureSet
+    autoencoder: str
+    restorer: str
+    classifier: str
+    memory: str
+    validation: str
+    model: dict[str, Any] = field(default_factory=dict)
+    encoder: dict[str, Any] = field(default_factory=dict)
+    pairs: PairSettings = field(default_factory=lambda: PairSettings(crop=256))
+    cache: CacheSettings = field(default_factory=CacheSettings)
+    hard_share: float = 0.5
+    coarse_share: float = 0.5
+    prompt_dropout: float = 0.1
+    snr_gamma: float = 0.0
+    decode_share: float = 0.25
+    pixel_weight: float = 1.0
+    perceptual_weight: float = 0.2
+    warm_start: str | None = None
+    validation_count: int = 8
+
+
+class TexturedDenoiser(nn.Module):
+    """Patch-DiT with its texture encoder: the two networks that are trained together."""
+
+    def __init__(self, patch_dit: PatchDiT, encoder: TextureEncoder) -> None:
+        super().__init__()
+        self.patch_dit, self.encoder = patch_dit, encoder
+
+    def forward(
+        self, x_t: Tensor, t: Tensor, coarse: Tensor, log_error: Tensor, values: Tensor | None, similarities: Tensor | None
+    ) -> Tensor:
+        texture = None
+        if values is not None and similarities is not None:
+            texture = self.patch_dit.texture_cache(self.encoder(values, similarities))
+        return self.patch_dit(x_t, t, coarse, log_error, texture)
+
+
+class PatchDiTTask:
+    def __init__(self, settings: PatchDiTSettings) -> None:
+        self.settings = settings
+        self.autoencoder = load_autoencoder(settings.autoencoder)
+        self.restorer = _frozen(ConvRestorer, settings.restorer).to(memory_format=torch.channels_last)
+        self.classifier = _frozen(TextureClassifier, settings.classifier)
+        self.memory = _frozen(ReferenceTextureMemory, settings.memory)
+        self.alphas = make_scheduler().alphas_cumprod
+        self.perceptual = PerceptualLoss() if settings.decode_share and settings.perceptual_weight else None
+        torch.manual_seed(settings.run.seed)
+        channels = self.autoencoder.latent_channels
+        if settings.warm_start is None:
+            encoder = TextureEncoder(latent_channels=channels, **settings.encoder)
+            patch_dit = PatchDiT(latent_channels=channels, texture_width=encoder.config["width"], **settings.model)
+        else:
+            encoder = TextureEncoder.from_pretrained(Path(settings.warm_start) / "texture_encoder")
+            patch_dit = PatchDiT.from_pretrained(Path(settings.warm_start) / "patch_dit")
+        self.network: nn.Module = TexturedDenoiser(patch_dit, encoder)
+        self.patch = int(patch_dit.config["sample_size"])
+        self.prediction_type = patch_dit.config["prediction_type"]
+        self._pairs: list[dict[str, Tensor]] | None = None
+
+    def dataset(self) -> Dataset:
+        settings = self.settings
+        cache = LatentCache(settings.cache, settings.pictures, settings.pairs, self.autoencoder, self.restorer)
+        return PatchDataset(cache, self.patch, settings.run.seed, settings.hard_share)
+
+    def _prompt(self, coarse: Tensor) -> tuple[Tensor, Tensor]:
+        """Algorithm 1: textures (n,K,c,V,V) and similarities (n,K) for coarse patches."""
+        top_k = self.network.encoder.config["top_k"]  # type: ignore[union-attr, index]
+        found = self.memory.retrieve(self.classifier(coarse), top_k)
+        return self.memory.read(found.places), found.similarities
+
+    def loss(
+        self, network: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        settings, hr, coarse = self.settings, batch["hr"], batch["coarse"]
+        count = len(hr)
+        t = torch.randint(TRAIN_STEPS, (count,), generator=generator).to(hr.device)
+        noise = torch.randn(hr.shape, generator=generator).to(hr.device)
+        blend = torch.rand(count, generator=generator) * (torch.rand(count, generator=generator) < settings.coarse_share)
+        alpha = self.alphas.to(hr.device)[t][:, None, None, None]
+        start = hr + blend.to(hr.device)[:, None, None, None] * (coarse - hr)
+        x_t = alpha.sqrt() * start + (1 - alpha).sqrt() * noise  # Eq. 6
+        prompt: tuple[Tensor | None, Tensor | None] = (None, None)
+        if float(torch.rand((), generator=generator)) >= settings.prompt_dropout:
+            with torch.no_grad():
+                prompt = self._prompt(coarse)
+        prediction = network(x_t, t, coarse, batch["log_error"], *prompt)
+        x0, target = self._clean_and_target(prediction, x_t, hr, noise, alpha)
+        error = (prediction - target).square().mean(dim=(1, 2, 3))
+        snr = (alpha / (1 - alpha)).flatten()
+        weight = snr.clamp(max=settings.snr_gamma) / settings.snr_gamma if settings.snr_gamma else torch.ones_like(snr)
+        loss = (weight * error).mean()
+        figures = {
+            "mse": error.detach().mean(),
+            "mse_coarse": (coarse - hr).square().mean(),
+            "mse_late": _mean_where(error.detach(), t < 400),
+        }
+        decoded = round(settings.decode_share * count)
+        if decoded:
+            pixel, perceptual = self._pixel_losses(x0[:decoded], hr[:decoded])
+            loss = loss + settings.pixel_weight * pixel + settings.perceptual_weight * perceptual
+            figures |= {"pixel": pixel.detach(), "perceptual": perceptual.detach()}
+        return loss, figures
+
+    def _clean_and_target(
+        self, prediction: Tensor, x_t: Tensor, hr: Tensor, noise: Tensor, alpha: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The x0 that a prediction means, and what the prediction should have been."""
+        if self.prediction_type == "sample":
+            return prediction, hr
+        # The noise that leads to x_t from the true x0, also where x_t was not made from it.
+        true_noise = (x_t - alpha.sqrt() * hr) / (1 - alpha).sqrt()
+        if self.prediction_type == "epsilon":
+            return (x_t - (1 - alpha).sqrt() * prediction) / alpha.sqrt(), true_noise
+        return alpha.sqrt() * x_t - (1 - alpha).sqrt() * prediction, alpha.sqrt() * true_noise - (1 - alpha).sqrt() * hr
+
+    def _pixel_losses(self, x0: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
+        """L1 and feature distance of decoded latents; the truth is decoded too, so the decoder's own error doesn't count."""
+        layout = torch.channels_last
+        with torch.no_grad():
+            truth = self.autoencoder.decode(hr.contiguous(memory_format=layout))
+        pixels = self.autoencoder.decode(x0.contiguous(memory_format=layout))
+        distance = self.perceptual(pixels, truth) if self.perceptual is not None else pixels.new_zeros(())
+        return F.l1_loss(pixels, truth), distance
+
+    def validate(self) -> tuple[dict[str, float], Image.Image | None]:
+        if self._pairs is None:
+            self._pairs = validation_pairs(self.settings.validation, self.settings.validation_count, side=256)
+        perceptual = self.perceptual or PerceptualLoss()
+        sums: dict[str, float] = {}
+        rows = []
+        for number, pair in enumerate(self._pairs):
+            restored = self.restorer(pair["lr"])
+            results = {"coarse": restored.latents, "sampled": self._sample(restored.latents, restored.log_error, number)}
+            row = []
+            for name, latents in results.items():
+                pixels = self.autoencoder.decode(latents).float().clamp(0, 1)
+                row.append(pixels)
+                for figure, value in (
+                    ("psnr_y", float(psnr_y(pixels, pair["hr"]))),
+                    ("perceptual", float(perceptual(pixels, pair["hr"]))),
+                ):
+                    sums[f"{figure}_{name}"] = sums.get(f"{figure}_{name}", 0.0) + value / len(self._pairs)
+            rows.append([*row, pair["hr"]])
+        return sums, sheet(rows)
+
+    def _sample(self, coarse: Tensor, log_error: Tensor, seed: int) -> Tensor:
+        """The whole of PGS on one picture's latents, as at inference."""
+        grid = PatchGrid(Size(*coarse.shape[-2:]), self.patch, self.patch - 4)
+        patches, errors = split(coarse, grid), split(log_error, grid)
+        noise = split(place_noise(seed, coarse.shape[1], 0, 0, *coarse.shape[-2:]), grid)
+        config = GroupConfig()
+        groups = assign_groups(confidence_from(errors, self.restorer.eta).mean(dim=(1, 2, 3)), config.gammas)
+        denoiser = self.network.patch_dit  # type: ignore[union-attr]
+        tokens = self.network.encoder(*self._prompt(patches))  # type: ignore[operator, union-attr]
+        texture: TextureCache = denoiser.texture_cache(tokens)  # type: ignore[operator]
+
+        def denoise(x_t: Tensor, t: Tensor, index: Tensor) -> Tensor:
+            chosen = TextureCache(texture.keys[index], texture.values[index])
+            return denoiser(x_t, t, patches[index], errors[index], chosen)  # type: ignore[operator]
+
+        result = sample(patches, groups, noise, denoise, self.alphas, config, prediction_type=self.prediction_type)
+        return merge(result, grid, raised_cosine_window(self.patch, 4))
+
+    def export(self, folder: Path) -> None:
+        self.network.patch_dit.save_pretrained(folder / "patch_dit")  # type: ignore[operator, union-attr]
+        self.network.encoder.save_pretrained(folder / "texture_encoder")  # type: ignore[operator, union-attr]
+
+
+def _mean_where(values: Tensor, mask: Tensor) -> Tensor:
+    return (values * mask).sum() / mask.sum().clamp(min=1)
+
+
+def _frozen(cls: type[ModelMixin], folder: str) -> Any:
+    return cls.from_pretrained(folder).eval().requires_grad_(False)  # type: ignore[attr-defined]

@@ -1,0 +1,63 @@
+"""Fixtures: a real pipeline of tiny random networks, and small pictures."""
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+torch.set_num_threads(2)
+
+
+def _shake(module: torch.nn.Module, seed: int) -> None:
+    """Gives every parameter a small random value: zero-initialised layers would hide mistakes."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
+
+
+def build_tiny_pipeline():
+    """Every part real, each as small as it goes; random weights."""
+    import patchscaler
+    from patchscaler.diffusion.schedule import make_scheduler
+
+    torch.manual_seed(0)
+    autoencoder = patchscaler.DctAutoencoder(width=16, blocks=1, fine_width=16, fine_blocks=1)
+    restorer = patchscaler.ConvRestorer(width=16, blocks=2, eta=1.0)
+    patch_dit = patchscaler.PatchDiT(width=32, depth=2, heads=2, texture_width=32)
+    classifier = patchscaler.TextureClassifier(width=16, blocks=1, features=16)
+    encoder = patchscaler.TextureEncoder(width=32, top_k=2)
+    memory = patchscaler.ReferenceTextureMemory(features=16, size=20)
+    for number, part in enumerate((autoencoder, restorer, patch_dit, classifier, encoder)):
+        _shake(part, number)
+    memory.fill(torch.randn(20, 32, 16, 16), torch.randn(20, 16))
+    parts = (autoencoder, restorer, patch_dit, classifier, encoder, memory)
+    return patchscaler.PatchScalerPipeline(*(part.eval() for part in parts), make_scheduler())
+
+
+@pytest.fixture(scope="session")
+def tiny_pipeline():
+    return build_tiny_pipeline()
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory, tiny_pipeline):
+    """A saved folder of the tiny pipeline."""
+    folder = tmp_path_factory.mktemp("model")
+    tiny_pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photo() -> Image.Image:
+    """A 61x45 picture with smooth, sharp and noisy regions."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[0:45, 0:61]
+    pixels = np.stack([x * 4, y * 5, 128 + 60 * np.sin(x / 3)], axis=2)
+    pixels[20:, 30:] = 255 * (((x // 4 + y // 4) % 2)[20:, 30:, None])
+    pixels[:20, 40:] += rng.normal(0, 40, (20, 21, 3))
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
