@@ -68,10 +68,10 @@ def rows(preset: Preset) -> Iterator[Row]:
     yield Row("texture classifier", parameters(networks.texture_classifier), classify, "patch")
     encode_texture = multiply_adds(lambda: networks.texture_encoder(textures, similarities))
     yield Row("texture encoder", parameters(networks.texture_encoder), encode_texture, "patch")
-    keys = multiply_adds(lambda: dit.texture_cache(tokens))
-    yield Row("Patch-DiT, texture keys and values", None, keys, "patch")
     step = multiply_adds(lambda: dit(patch, time, patch, log_error, cache))
     yield Row("Patch-DiT", parameters(dit), step, "patch and step")
+    keys = multiply_adds(lambda: dit.texture_cache(tokens))
+    yield Row("Patch-DiT, texture keys and values", None, keys, "patch")
 
 
 def table() -> str:

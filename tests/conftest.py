@@ -4,12 +4,14 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # pytest-xdist runs one test process per core
 
 
 def _shake(module: torch.nn.Module, seed: int) -> None:
@@ -61,3 +63,17 @@ def photo() -> Image.Image:
     pixels[20:, 30:] = 255 * (((x // 4 + y // 4) % 2)[20:, 30:, None])
     pixels[:20, 40:] += rng.normal(0, 40, (20, 21, 3))
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope="session")
+def training_pictures(tmp_path_factory) -> Path:
+    """A folder of four structured pictures, 96x112 to 120x160: what a training set looks like, in small."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(5)
+    for number, (height, width) in enumerate([(96, 112), (112, 96), (128, 128), (120, 160)]):
+        y, x = np.mgrid[0:height, 0:width]
+        waves = [np.sin(x / (2 + number) + c) * np.cos(y / (5 - number) - c) for c in range(3)]
+        pixels = 128 + 70 * np.stack(waves, axis=2) + rng.normal(0, 8, (height, width, 3))
+        pixels[height // 2 :, : width // 2] = 40 + 150 * (((x // 6 + y // 6) % 2)[height // 2 :, : width // 2, None])
+        Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / f"{number}.png")
+    return folder

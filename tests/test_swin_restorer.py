@@ -145,6 +145,14 @@ def test_equation_1_falls_in_20_steps() -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
+def test_half_precision_weights_keep_the_latents_in_float32() -> None:
+    latents = torch.randn(1, 3, 7, 9, generator=torch.Generator().manual_seed(0))
+    network = restorer().requires_grad_(False)
+    exact, half = network(latents), network.bfloat16()(latents)
+    assert half.latents.dtype == half.log_error.dtype == torch.float32
+    torch.testing.assert_close(half.latents, exact.latents, atol=0.03, rtol=0.03)
+
+
 def test_saving_and_loading_is_exact(tmp_path: Path) -> None:
     network = restorer(eta=0.3)
     network.save_pretrained(tmp_path)

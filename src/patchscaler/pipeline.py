@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
 from diffusers.models.modeling_utils import ModelMixin
-from diffusers.utils import BaseOutput, deprecation_utils
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.utils import BaseOutput, deprecation_utils, is_accelerate_available
 from jaxtyping import Float
 from torch import Tensor
 
@@ -48,9 +49,15 @@ _CHUNK = 512
 
 @dataclass
 class PatchScalerOutput(BaseOutput):
-    """images: one enlarged picture (list of PIL, (1,H,W,3) numpy or (1,3,H,W) tensor in [0,1]); alpha (1,1,H,W) or None;
-    confidence (1,1,h,w) in (0,1] on the latent grid (8 output pixels); groups (rows,cols) int64, 0 simple .. 2 hard;
-    patch_boxes: (top,left,height,width) in output pixels, in the order of groups.flatten(); report: see Report."""
+    """What one call returns.
+
+    images       one enlarged picture: list of PIL, (1,H,W,3) numpy or (1,3,H,W) tensor in [0,1]
+    alpha        (1,1,H,W) in [0,1], or None
+    confidence   (1,1,h,w) in (0,1], on the latent grid (8 output pixels)
+    groups       (rows,cols) int64, 0 simple .. 2 hard
+    patch_boxes  (top,left,height,width) in output pixels, in the order of groups.flatten()
+    report       see Report
+    """
 
     images: Any
     alpha: Tensor | None
@@ -61,12 +68,21 @@ class PatchScalerOutput(BaseOutput):
 
 
 class PatchScalerPipeline(DiffusionPipeline):
-    """Enlarges a picture x4 (arXiv 2405.17158). `PatchScalerPipeline.from_pretrained()` loads the bundled `tiny` model.
+    """Enlarges a picture x4 (arXiv 2405.17158). `PatchScalerPipeline.from_pretrained()` loads the bundled model.
 
-    The parts are an autoencoder, the restorer (GRM), Patch-DiT, and classifier, memory and encoder of the texture prompt.
+    The parts are an autoencoder, the restorer (GRM), Patch-DiT, and classifier, memory and encoder of the texture
+    prompt.
     """
 
-    model_cpu_offload_seq = "restorer->texture_classifier->texture_encoder->patch_dit->autoencoder"
+    autoencoder: ModelMixin
+    restorer: ConvRestorer | SwinRestorer
+    patch_dit: PatchDiT
+    texture_classifier: TextureClassifier
+    texture_encoder: TextureEncoder
+    texture_memory: ReferenceTextureMemory
+    scheduler: DDIMScheduler
+
+    model_cpu_offload_seq = "restorer->texture_classifier->texture_encoder->patch_dit->autoencoder"  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -91,7 +107,7 @@ class PatchScalerPipeline(DiffusionPipeline):
         )
         self.register_to_config(overlap=overlap)
         for part in (autoencoder, restorer, texture_classifier):
-            part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            part.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any = None, **kwargs: Any) -> "PatchScalerPipeline":
@@ -102,6 +118,8 @@ class PatchScalerPipeline(DiffusionPipeline):
             raise WeightsError(f"{folder}: no such model folder; name a folder, a hub id (owner/name) or leave it out")
         if os.path.isdir(folder):
             _check_folder(Path(folder))
+        # Without accelerate diffusers asks everybody to install it; inference doesn't need it.
+        kwargs.setdefault("low_cpu_mem_usage", is_accelerate_available())
         dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None) or default_dtype("cpu")
         try:
             return super().from_pretrained(folder, **{_DTYPE_KEY: dtype}, **kwargs)
@@ -142,13 +160,15 @@ class PatchScalerPipeline(DiffusionPipeline):
             raise ConfigError(f"scale {scale}: this model enlarges x{SCALE}")
         if output_type not in ("pil", "np", "pt"):
             raise ConfigError(f'output_type "{output_type}": choose pil, np or pt')
+        if batch_size < 1:
+            raise ConfigError(f"batch_size {batch_size} must be at least 1")
         if generator is not None:
             seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         config = GroupConfig(gammas=tuple(gammas), taus=tuple(taus), steps=tuple(steps))
         report = Report(device=str(self.device), dtype=str(self.dtype).removeprefix("torch."), seed=seed)
         notify = on_progress or (lambda progress: None)
 
-        picture = picture_from(image)
+        picture = image if isinstance(image, Picture) else picture_from(image)
         pixels = picture.pixels.to(self.device)
         size = Size(pixels.shape[-2] * SCALE, pixels.shape[-1] * SCALE)
         report.input_size, report.output_size = (pixels.shape[-2], pixels.shape[-1]), (size.height, size.width)

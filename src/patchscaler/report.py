@@ -24,7 +24,7 @@ ProgressCallback = Callable[[Progress], None]
 @dataclass
 class Report:
     """stages: {name: {"seconds", "peak_mib"}}, the latter the process's high-water mark when the stage ended (on a GPU:
-    the device's allocations); patches and steps: per group; patch_steps: denoiser evaluations of one patch, all told."""
+    the device's allocations); patches and steps: per group; patch_steps: denoiser evaluations of a patch, all told."""
 
     device: str
     dtype: str

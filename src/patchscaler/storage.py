@@ -9,7 +9,7 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError, safe_open
 
-from patchscaler.errors import WeightsError
+from patchscaler.errors import ConfigError, WeightsError
 
 BUNDLED = Path(__file__).parent / "weights"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
@@ -33,14 +33,17 @@ def check_part(cls: type[ModelMixin], folder: Path) -> None:
     unknown = sorted(set(own) - known)
     if unknown:
         raise WeightsError(f"{folder / 'config.json'}: unknown key {unknown[0]}; known: {', '.join(sorted(known))}")
-    with torch.device("meta"):
-        wanted = {k: tuple(v.shape) for k, v in cls(**own).state_dict().items()}
+    try:
+        with torch.device("meta"):
+            wanted = {k: tuple(v.shape) for k, v in cls(**own).state_dict().items()}
+    except (ConfigError, TypeError) as error:
+        raise WeightsError(f"{folder / 'config.json'}: {error}; fetch or export the model again") from error
     path = folder / WEIGHTS_FILE
     found = read_shapes(path)
     for problem, keys in (("unknown", set(found) - set(wanted)), ("missing", set(wanted) - set(found))):
         if keys:
             raise WeightsError(
-                f"{path}: {problem} tensor {min(keys)} ({len(keys)} in all); the file doesn't belong to this config.json"
+                f"{path}: {problem} tensor {min(keys)} ({len(keys)} in all); it doesn't belong to this config.json"
             )
     for key, shape in wanted.items():
         if found[key] != shape:
@@ -61,8 +64,11 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object in a model folder. Raises WeightsError, naming the file."""
     try:
-        return json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such file; the folder is not a saved PatchScaler model") from error
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{path}: can't be read as JSON ({error})") from error
+        raise WeightsError(f"{path}: can't be read as JSON ({error}); fetch or export the model again") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path}: holds no JSON object; fetch or export the model again")
+    return content

@@ -8,6 +8,7 @@ import typer
 
 from patchscaler import __version__
 from patchscaler.cli.info import info
+from patchscaler.cli.model import assemble, calibrate, memory_app
 from patchscaler.cli.train import train
 from patchscaler.cli.upscale import upscale
 from patchscaler.errors import ConfigError, PatchScalerError
@@ -16,6 +17,9 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 app.command()(upscale)
 app.command()(info)
 app.command()(train)
+app.add_typer(memory_app, name="memory")
+app.command()(calibrate)
+app.command()(assemble)
 
 
 def _print_version(wanted: bool) -> None:

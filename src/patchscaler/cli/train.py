@@ -1,5 +1,6 @@
 """`patchscaler train PART SETTINGS.toml`: one training run per settings file; the same command resumes it."""
 
+import tempfile
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,12 +23,18 @@ def train(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="one batch, nothing written")] = False,
 ) -> None:
     """Train a part of the model; the same command resumes a run from its newest checkpoint."""
+    from patchscaler.training.common import without_traces
     from patchscaler.training.loop import train as run_training
     from patchscaler.training.settings import build, read_toml
 
     settings_type, task_type = _task(part)
     resolved: Any = build(settings_type, read_toml(settings))
-    run_training(task_type(resolved), resolved.run, resolved, dry_run=dry_run)
+    if not dry_run:
+        run_training(task_type(resolved), resolved.run, resolved)
+        return
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        resolved = without_traces(resolved, scratch)
+        run_training(task_type(resolved), resolved.run, resolved, dry_run=True)
 
 
 def _task(part: Part) -> tuple[Any, Any]:

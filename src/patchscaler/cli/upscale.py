@@ -50,7 +50,9 @@ class Job:
 
 
 def upscale(
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT", help="pictures, or folders of pictures")],
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT", readable=False, help="pictures, or folders of pictures")
+    ],
     output: Annotated[
         str | None,
         typer.Option("--output", "-o", metavar="FILE_OR_DIR", help="default: <stem>_x4.png beside each input"),
@@ -82,11 +84,11 @@ def upscale(
 
     # 1. Everything that can be wrong with the call as a whole, before any work.
     sources, failures = _find_sources(inputs)
-    several = len(inputs) > 1 or any(path.is_dir() for path in inputs)
+    several = len(inputs) > 1 or any(map(os.path.isdir, inputs))
     given = {"-o": output, "--qmap": qmap, "--report": report}
     jobs = plan_jobs(sources, *(_target(option, text, several) for option, text in given.items()), scale=scale)
     if not overwrite:
-        jobs = [job for job in jobs if not job.result.exists()]
+        jobs = [job for job in jobs if not os.path.exists(job.result)]
 
     # 2. Each picture for itself.
     try:
@@ -145,16 +147,17 @@ def plan_jobs(
                 report and report.file(source, "_report.json"),
             )
         )
-    inputs = {source.resolve() for source in sources}
-    makers: dict[Path, Path] = {}
+    inputs = set(map(os.path.realpath, sources))
+    makers: dict[str, Path] = {}
     for job in jobs:
         for path in job.outputs:
-            if path.resolve() in inputs:
+            place = os.path.realpath(path)
+            if place in inputs:
                 raise ConfigError(f"{path}: is an input and would be overwritten; choose another folder or name")
-            if path.resolve() in makers:
-                pair = f"{makers[path.resolve()]} and for {job.source}"
+            if place in makers:
+                pair = f"{makers[place]} and for {job.source}"
                 raise ConfigError(f"{path}: would be written twice, for {pair}; rename one or use two calls")
-            makers[path.resolve()] = job.source
+            makers[place] = job.source
     return jobs
 
 
@@ -165,7 +168,7 @@ def _target(option: str, given: str | None, several: bool) -> Target | None:
     if given is None:
         return None
     path, suffixes = Path(given), (".json",) if option == "--report" else tuple(FORMATS)
-    if path.is_dir() or given.endswith(("/", os.sep)) or (several and not path.suffix):
+    if os.path.isdir(path) or given.endswith(("/", os.sep)) or (several and not path.suffix):
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -189,6 +192,9 @@ def _find_sources(inputs: Sequence[Path]) -> tuple[list[Path], int]:
             sources += find_pictures([path])
         except ImageReadError as error:
             _complain(str(error))
+            failures += 1
+        except OSError as error:  # a folder in its way may not be entered, a name is too long
+            _complain(f"{path}: {error.strerror}; check the path and its permissions")
             failures += 1
     return list(dict.fromkeys(sources)), failures
 
@@ -229,7 +235,7 @@ def _enlarge(pipe: Any, job: Job, options: dict[str, Any], model: str) -> str:
 
     picture = read_picture(job.source)
     for path in job.outputs:  # before the long work
-        if not os.access(path.parent, os.W_OK | os.X_OK) or path.is_dir():
+        if not os.access(path.parent, os.W_OK | os.X_OK) or os.path.isdir(path):
             raise ImageWriteError(f"{path}: cannot be written there; choose another place or create the folder first")
     with _progress_bar(job.source.name) as on_progress:
         output: PatchScalerOutput = pipe(picture, output_type="pt", on_progress=on_progress, **options)

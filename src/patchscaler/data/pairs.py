@@ -1,6 +1,7 @@
 """LR/HR training pairs: a crop of a training picture and its degraded x4 reduction, as a function of (seed, index)."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -8,8 +9,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from patchscaler.data.degradation import DegradationConfig, degrade_at
-from patchscaler.data.pictures import PicturePool, PictureSet
-from patchscaler.errors import ConfigError
+from patchscaler.data.pictures import PicturePool, PictureSet, picture_files, read_rgb
+from patchscaler.errors import ConfigError, DataError
 
 CONDITIONS = {
     "bicubic": DegradationConfig.bicubic(),
@@ -28,10 +29,12 @@ class PairSettings:
 
     def __post_init__(self) -> None:
         unknown = set(self.mixture) - set(CONDITIONS)
-        if unknown or sum(self.mixture.values()) <= 0:
+        if unknown or sum(self.mixture.values()) <= 0 or min(self.mixture.values()) < 0:
             raise ConfigError(f"mixture {self.mixture}: give positive shares of {', '.join(CONDITIONS)}")
-        if self.crop % 16:
+        if self.crop < 16 or self.crop % 16:
             raise ConfigError(f"crop {self.crop} must be a multiple of 16")
+        if self.draws < 1:
+            raise ConfigError(f"draws {self.draws} must be at least 1")
 
 
 class PairDataset(Dataset):
@@ -39,6 +42,7 @@ class PairDataset(Dataset):
 
     def __init__(self, pictures: PictureSet, settings: PairSettings, seed: int, length: int = 2**40) -> None:
         self.pool = PicturePool(pictures)
+        self.pool.check_crop(settings.crop)
         self.settings, self.seed, self.length = settings, seed, length
         shares = np.array(list(settings.mixture.values()), dtype=np.float64)
         self._names, self._shares = list(settings.mixture), shares / shares.sum()
@@ -56,15 +60,23 @@ class PairDataset(Dataset):
 def validation_pairs(
     folder: str, count: int, condition: str = "bicubic", seed: int = 0, side: int | None = None
 ) -> list[dict[str, Tensor]]:
-    """The first `count` pictures of a folder (all when 0), cut to multiples of 16 (or to the centre `side`), with LR inputs."""
-    pool = PicturePool(PictureSet(folder, min_side=64))
-    pairs = []
-    for number in range(min(count or len(pool), len(pool))):
-        picture = pool.picture(number)
+    """The first `count` pictures of a folder (all when 0) with LR inputs; pictures below 64 pixels are left out.
+
+    side: cut the centre of this side; sides become multiples of 16 in any case. Raises DataError as PicturePool does.
+    """
+    pairs: list[dict[str, Tensor]] = []
+    for path in picture_files(Path(folder)):
+        if count and len(pairs) == count:
+            break
+        picture = read_rgb(path)
+        if min(picture.shape[:2]) < 64:
+            continue
         height, width = ((side or picture.shape[0]), (side or picture.shape[1]))
         height, width = min(height, picture.shape[0]) // 16 * 16, min(width, picture.shape[1]) // 16 * 16
         top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
         cut = np.ascontiguousarray(picture[top : top + height, left : left + width].transpose(2, 0, 1))
         hr = torch.from_numpy(cut).float() / 255
-        pairs.append({"hr": hr[None], "lr": degrade_at(hr, CONDITIONS[condition], seed, number)[None]})
+        pairs.append({"hr": hr[None], "lr": degrade_at(hr, CONDITIONS[condition], seed, len(pairs))[None]})
+    if not pairs:
+        raise DataError(f"{folder}: no picture has both sides of at least 64 pixels")
     return pairs

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from patchscaler.errors import DataError
+from patchscaler.errors import ConfigError, DataError
+from patchscaler.imaging.picture import DECODE_ERRORS
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 
@@ -40,31 +41,34 @@ class PictureSet:
 class PicturePool:
     """Decoded pictures (uint8 RGB) behind a memory map, with random crops drawn from them.
 
-    Decoding a 2,000-pixel photo costs more than training on a crop of it, so it is done once. The crop at (seed, index) is
-    always the same one, whatever was drawn before. Raises DataError when the folder has no usable picture.
+    Decoding a 2,000-pixel photo costs more than training on a crop of it, so it is done once. The crop at (seed, index)
+    is always the same one, whatever was drawn before. Raises DataError when the folder has no usable picture or the
+    manifest doesn't fit.
+
+    identity: changes with whatever the crops depend on
     """
 
     def __init__(self, pictures: PictureSet) -> None:
         root = Path(pictures.folder)
-        files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES) if root.is_dir() else []
-        if not files:
-            raise DataError(f"{root}: no pictures in this folder; give one with {', '.join(sorted(SUFFIXES))} files")
-        self._data_path, table = _decode_once(files, root, Path(pictures.cache))
+        self._data_path, table = _decode_once(picture_files(root), root, Path(pictures.cache))
         self._pixels: np.ndarray | None = None
         self.table = [row for row in table if min(row["height"], row["width"]) >= pictures.min_side]
         if not self.table:
             raise DataError(f"{root}: no picture has both sides of at least min_side = {pictures.min_side} pixels")
         self._weights = self._picture_weights(pictures)
+        drawn = self._weights.tobytes() + json.dumps([self._data_path.name, pictures.min_side]).encode()
+        self.identity = hashlib.sha256(drawn).hexdigest()
 
     def _picture_weights(self, pictures: PictureSet) -> np.ndarray:
         if pictures.manifest is None:
             weights = np.ones(len(self.table))
         else:
-            with open(pictures.manifest, newline="") as stream:
-                kinds = {row["file"]: row["kind"] for row in csv.DictReader(stream)}
+            kinds = _read_manifest(Path(pictures.manifest))
             of_picture = [kinds.get(row["file"], "") for row in self.table]
             counts = {kind: of_picture.count(kind) for kind in set(of_picture)}
             weights = np.array([pictures.kind_weights.get(k, pictures.other_weight) / counts[k] for k in of_picture])
+        if not (weights.min() >= 0 and weights.sum() > 0):
+            raise DataError(f"{pictures.folder}: kind_weights and other_weight must be >= 0, and > 0 for some picture")
         return weights / weights.sum()
 
     def __len__(self) -> int:
@@ -78,8 +82,15 @@ class PicturePool:
         size = row["height"] * row["width"] * 3
         return self._pixels[row["offset"] : row["offset"] + size].reshape(row["height"], row["width"], 3)
 
+    def check_crop(self, side: int) -> None:
+        """Raises ConfigError unless every picture holds a crop of this side."""
+        smallest = min(self.table, key=lambda row: min(row["height"], row["width"]))
+        if min(smallest["height"], smallest["width"]) < side:
+            size = f"{smallest['height']}x{smallest['width']}"
+            raise ConfigError(f"crop {side} doesn't fit {smallest['file']} ({size}); set pictures.min_side to {side}")
+
     def crop(self, seed: int, index: int, side: int, draws: int = 2) -> UInt8[Tensor, "3 side side"]:
-        """Random crop at (seed, index): picture by weight, best of `draws` places by contrast, one of 8 orientations."""
+        """Crop at (seed, index): picture by weight, best of `draws` places by contrast, one of 8 orientations."""
         rng = np.random.default_rng([seed, index])
         picture = self.picture(int(rng.choice(len(self.table), p=self._weights)))
         best, best_contrast = None, -1.0
@@ -98,25 +109,66 @@ class PicturePool:
         return torch.from_numpy(np.ascontiguousarray(turned.transpose(2, 0, 1)))
 
 
-def _decode_once(files: list[Path], root: Path, cache: Path) -> tuple[Path, list[dict]]:
-    """The path of the decoded pixels and the table of pictures in it; both come from the cache when it is current."""
+def picture_files(root: Path) -> list[Path]:
+    """All pictures below `root`, sorted. Raises DataError when there is none."""
+    files = sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES) if root.is_dir() else []
+    if not files:
+        raise DataError(f"{root}: no pictures in this folder; give one with {', '.join(sorted(SUFFIXES))} files")
+    return files
+
+
+def read_rgb(path: Path) -> np.ndarray:
+    """A picture's pixels (H,W,3) uint8. Raises DataError."""
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (*DECODE_ERRORS, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: can't be read as a picture ({error}); remove it from the folder") from error
+
+
+def _read_manifest(path: Path) -> dict[str, str]:
+    """Kind of each file. Raises DataError."""
+    try:
+        with open(path, newline="") as stream:
+            return {row["file"]: row["kind"] for row in csv.DictReader(stream)}
+    except OSError as error:
+        raise DataError(f"{path}: can't read the manifest ({error.strerror})") from error
+    except KeyError as error:
+        raise DataError(f"{path}: the manifest has no column {error}; it needs file and kind") from error
+
+
+def is_decoded(pictures: PictureSet) -> bool:
+    """Whether the cache holds the pictures as they are now. Raises DataError when there are none."""
+    root = Path(pictures.folder)
+    return all(path.exists() for path in _cache_paths(picture_files(root), root, Path(pictures.cache)))
+
+
+def _cache_paths(files: list[Path], root: Path, cache: Path) -> tuple[Path, Path]:
+    """Where the pixels and the table of these pictures belong."""
     listing = "\n".join(f"{p.relative_to(root)} {p.stat().st_size}" for p in files)
     name = hashlib.sha256(listing.encode()).hexdigest()[:16]
-    data_path, table_path = cache / f"pictures-{name}.u8", cache / f"pictures-{name}.json"
-    if table_path.exists():
+    return cache / f"pictures-{name}.u8", cache / f"pictures-{name}.json"
+
+
+def _decode_once(files: list[Path], root: Path, cache: Path) -> tuple[Path, list[dict]]:
+    """The path of the decoded pixels and the table of pictures in it; both come from the cache when it is current."""
+    data_path, table_path = _cache_paths(files, root, cache)
+    if table_path.exists() and data_path.exists():
         return data_path, json.loads(table_path.read_text())
     cache.mkdir(parents=True, exist_ok=True)
-    table, offset, partial = [], 0, data_path.with_suffix(".part")
-    with open(partial, "wb") as stream:
-        for path in files:
-            try:
-                pixels = np.asarray(Image.open(path).convert("RGB"))
-            except (OSError, UnidentifiedImageError) as error:
-                raise DataError(f"{path}: can't be read as a picture ({error}); remove it from the folder") from error
-            stream.write(pixels.tobytes())
-            height, width = pixels.shape[:2]
-            table.append({"file": str(path.relative_to(root)), "height": height, "width": width, "offset": offset})
-            offset += pixels.size
-    os.replace(partial, data_path)
-    table_path.write_text(json.dumps(table))
+    table: list[dict] = []
+    offset, partial = 0, data_path.with_suffix(f".{os.getpid()}.part")  # its own: two runs may start at once
+    try:
+        with open(partial, "wb") as stream:
+            for path in files:
+                pixels = read_rgb(path)
+                stream.write(pixels.tobytes())
+                height, width = pixels.shape[:2]
+                table.append({"file": str(path.relative_to(root)), "height": height, "width": width, "offset": offset})
+                offset += pixels.size
+        os.replace(partial, data_path)
+        partial.write_text(json.dumps(table))
+        os.replace(partial, table_path)
+    finally:
+        partial.unlink(missing_ok=True)
     return data_path, table

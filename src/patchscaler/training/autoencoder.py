@@ -49,6 +49,7 @@ class CropDataset(Dataset):
     """Sample `index` -> (3,crop,crop) uint8."""
 
     def __init__(self, pool: PicturePool, seed: int, crop: int) -> None:
+        pool.check_crop(crop)
         self.pool, self.seed, self.crop = pool, seed, crop
 
     def __len__(self) -> int:
@@ -76,7 +77,7 @@ class AutoencoderTask:
         statistics = latent_statistics(settings.model, self.crops, settings.statistics_crops)
         torch.manual_seed(settings.run.seed)
         autoencoder = DctAutoencoder(**settings.model, **statistics)
-        self.network: nn.Module = autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: nn.Module = autoencoder.to(memory_format=torch.channels_last)
         self.perceptual = PerceptualLoss() if settings.perceptual_weight else None
         self._pairs: list[dict[str, Tensor]] | None = None
 

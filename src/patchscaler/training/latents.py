@@ -1,24 +1,27 @@
 """A cache of latents: what the frozen autoencoder and restorer make of degraded crops, so that it is computed once.
 
-One sample is (HR latents x0, coarse latents y0, log error) of a crop, float16, in memory-mapped files. It is built by the first
-run that needs it, in order, and continued when it was interrupted; sample `index` is the pair dataset's sample `index`.
+One sample is (HR latents x0, coarse latents y0, log error) of a crop, float16, in memory-mapped files. It is built by
+the first run that needs it, in order, and continued when it was interrupted; sample `index` is the pair dataset's.
 """
 
 import hashlib
 import json
+import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from patchscaler.data.pairs import PairDataset, PairSettings
 from patchscaler.data.pictures import PictureSet
+from patchscaler.errors import ConfigError
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.restorer import ConvRestorer
+from patchscaler.training.common import one_thread
 
 _CHUNK = 16
 
@@ -45,14 +48,15 @@ class LatentCache:
         restorer: ConvRestorer,
     ) -> None:
         side, channels = pairs.crop // 8, autoencoder.latent_channels
-        self.folder = Path(settings.folder) / _fingerprint(settings, pictures, pairs, autoencoder, restorer)
+        dataset = PairDataset(pictures, pairs, settings.seed)
+        self.folder = Path(settings.folder) / _fingerprint(settings, dataset, autoencoder, restorer)
         self.folder.mkdir(parents=True, exist_ok=True)
         shapes = {"hr": channels, "coarse": channels, "log_error": 1}
         self.arrays = {
             name: _open(self.folder / f"{name}.f16", (settings.count, c, side, side)) for name, c in shapes.items()
         }
         self.count, self.side = settings.count, side
-        self._fill(settings, PairDataset(pictures, pairs, settings.seed), autoencoder, restorer)
+        self._fill(settings, dataset, autoencoder, restorer)
 
     def _fill(
         self, settings: CacheSettings, dataset: Dataset, autoencoder: DctAutoencoder, restorer: ConvRestorer
@@ -66,7 +70,7 @@ class LatentCache:
             batch_size=_CHUNK,
             sampler=range(done, self.count),
             num_workers=settings.workers,
-            worker_init_fn=_one_thread,
+            worker_init_fn=one_thread,
         )
         for batch in loader:
             size = len(batch["hr"])
@@ -79,7 +83,9 @@ class LatentCache:
             if done % (_CHUNK * 50) == 0 or done == self.count:
                 for array in self.arrays.values():
                     array.flush()
-                marker.write_text(json.dumps({"done": done}))
+                fresh = marker.with_suffix(".new")
+                fresh.write_text(json.dumps({"done": done}))
+                os.replace(fresh, marker)
                 print(f"latent cache: {done} of {self.count} crops", file=sys.stderr, flush=True)
 
     def patches(self, index: int, top: int, left: int, patch: int) -> dict[str, Tensor]:
@@ -97,6 +103,8 @@ class PatchDataset(Dataset):
     """
 
     def __init__(self, cache: LatentCache, patch: int, seed: int, hard_share: float = 0.5) -> None:
+        if cache.side < patch:
+            raise ConfigError(f"crops of {cache.side} latents hold no patch of {patch}: set pairs.crop to {8 * patch}")
         self.cache, self.patch, self.seed, self.hard_share = cache, patch, seed, hard_share
 
     def __len__(self) -> int:
@@ -117,15 +125,12 @@ def _open(path: Path, shape: tuple[int, ...]) -> np.memmap:
 
 
 def _fingerprint(
-    settings: CacheSettings, pictures: PictureSet, pairs: PairSettings, autoencoder: nn.Module, restorer: nn.Module
+    settings: CacheSettings, dataset: PairDataset, autoencoder: DctAutoencoder, restorer: ConvRestorer
 ) -> str:
     """Changes with whatever the cached values depend on."""
-    digest = hashlib.sha256(json.dumps([settings.seed, asdict(pictures), asdict(pairs)], sort_keys=True).encode())
-    digest.update(json.dumps([dict(autoencoder.config)[k] for k in ("latents_mean", "latents_std")]).encode())  # type: ignore[arg-type, operator]
+    latents = [autoencoder.config[key] for key in ("luma", "chroma", "latents_mean", "latents_std")]
+    cached = [settings.seed, dataset.pool.identity, asdict(dataset.settings), latents]
+    digest = hashlib.sha256(json.dumps(cached, sort_keys=True).encode())
     for tensor in restorer.state_dict().values():
         digest.update(tensor.float().numpy().tobytes())
     return f"{settings.count}-{digest.hexdigest()[:12]}"
-
-
-def _one_thread(worker: int) -> None:
-    torch.set_num_threads(1)

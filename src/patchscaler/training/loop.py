@@ -1,8 +1,8 @@
-"""One training loop for every learned part: accelerate, EMA, checkpoints by the clock, exact resume by the same command.
+"""One training loop for every learned part: accelerate, EMA, checkpoints by the clock, exact resume.
 
-All randomness of a step is a function of (seed, step), and the batch of a step is samples step * batch_size onwards of a
-dataset that is a function of (seed, index). So a checkpoint needs the position, the weights, their EMA and the optimiser,
-and a resumed run is the run that was never stopped.
+All randomness of a step is a function of (seed, step), and the batch of a step is samples step * batch_size onwards of
+a dataset that is a function of (seed, index). So a checkpoint needs the position, the weights, their EMA and the
+optimiser, and a resumed run is the run that was never stopped.
 """
 
 import contextlib
@@ -24,7 +24,23 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from patchscaler.errors import ConfigError
+from patchscaler.training.common import one_thread
 from patchscaler.training.settings import RunSettings, as_dict
+
+# Settings that may change between the calls of one run.
+_FREE = {
+    f"run.{key}"
+    for key in (
+        "steps",
+        "decay_steps",
+        "max_hours",
+        "checkpoint_minutes",
+        "log_every",
+        "validate_every",
+        "workers",
+        "compile",
+    )
+}
 
 
 class Task(Protocol):
@@ -71,7 +87,7 @@ def learning_rate_at(step: int, run: RunSettings) -> float:
 
 
 class EndlessFrom:
-    """Sampler of the indices first, first + 1, ... last - 1: a resumed run goes on with the sample it would have drawn."""
+    """Sampler of the indices first to last - 1: a resumed run goes on with the sample it would have drawn."""
 
     def __init__(self, first: int, last: int) -> None:
         self.first, self.last = first, last
@@ -112,21 +128,27 @@ def train(task: Task, run: RunSettings, settings: Any, dry_run: bool = False) ->
     progress = Progress()
     ema = EMAModel(task.network.parameters(), decay=run.ema_decay, use_ema_warmup=True, power=0.75)
     network, optimizer = accelerator.prepare(task.network, optimizer)
-    ema.to(accelerator.device)
     accelerator.register_for_checkpointing(progress, ema)
     checkpoint = folder / "checkpoint"
+    if accelerator.is_main_process:
+        _finish_checkpoint(checkpoint)
+    accelerator.wait_for_everyone()
     if checkpoint.exists():
         accelerator.load_state(str(checkpoint))
+    ema.to(accelerator.device)
     log = Log(folder / "log.jsonl", accelerator.is_main_process)
     log.write(event="start", step=progress.step, parameters=count, device=str(accelerator.device))
 
-    forward = torch.compile(network) if run.compile else network
+    forward: Any = torch.compile(network) if run.compile else network
     per_step = run.batch_size * accelerator.num_processes
     loader = accelerator.prepare(_loader(task.dataset(), run, progress.step * per_step, run.steps * per_step))
     started = last_checkpoint = time.monotonic()
     before = progress.seconds
     figures: dict[str, float] = {}
+    if progress.step >= run.steps:  # nothing left to do, but the record still needs its figures
+        figures = _validate(task, ema, folder, progress, log, accelerator)
     sums: dict[str, Tensor] = {}
+    summed = 0
     for batch in loader:
         for group in optimizer.param_groups:
             group["lr"] = run.learning_rate * learning_rate_at(progress.step, run)
@@ -147,10 +169,11 @@ def train(task: Task, run: RunSettings, settings: Any, dry_run: bool = False) ->
         progress.seconds = before + time.monotonic() - started
         for name, value in {"loss": loss.detach(), "gradient_norm": norm, **logged}.items():
             sums[name] = sums.get(name, torch.zeros(())) + value.float().cpu()
+        summed += 1  # after a resume fewer than log_every
         if progress.step % run.log_every == 0:
-            means = {k: round(float(v) / run.log_every, 5) for k, v in sums.items()}
+            means = {k: round(float(v) / summed, 5) for k, v in sums.items()}
             log.write(event="train", step=progress.step, hours=round(progress.seconds / 3600, 4), **means)
-            sums = {}
+            sums, summed = {}, 0
         last = progress.step >= run.steps
         out_of_time = run.max_hours is not None and time.monotonic() - started > run.max_hours * 3600
         if progress.step % run.validate_every == 0 or last or out_of_time:
@@ -163,8 +186,9 @@ def train(task: Task, run: RunSettings, settings: Any, dry_run: bool = False) ->
     if accelerator.is_main_process:
         with averaged(ema, task.network):
             task.export(folder / "weights")
-        record = {"steps": progress.step, "hours": round(progress.seconds / 3600, 3), "figures": figures}
-        (folder / "weights" / "training.json").write_text(json.dumps(record | {"settings": as_dict(settings)}, indent=2))
+        hours = round(progress.seconds / 3600, 3)
+        record = {"steps": progress.step, "hours": hours, "figures": figures, "settings": as_dict(settings)}
+        (folder / "weights" / "training.json").write_text(json.dumps(record, indent=2))
     accelerator.end_training()
     return figures
 
@@ -200,17 +224,13 @@ def _loader(dataset: Dataset, run: RunSettings, first: int, last: int) -> DataLo
     return DataLoader(
         dataset,
         batch_size=run.batch_size,
-        sampler=EndlessFrom(first, last),  # type: ignore[arg-type]
+        sampler=EndlessFrom(first, last),
         num_workers=run.workers,
-        worker_init_fn=_one_thread,
+        worker_init_fn=one_thread,
         persistent_workers=run.workers > 0,
         prefetch_factor=4 if run.workers else None,
         drop_last=True,
     )
-
-
-def _one_thread(worker: int) -> None:
-    torch.set_num_threads(1)
 
 
 def _validate(
@@ -230,8 +250,8 @@ def _validate(
 
 
 def _save_checkpoint(accelerator: Accelerator, checkpoint: Path) -> None:
-    """Writes beside, then renames: a kill at any moment leaves one whole checkpoint."""
-    fresh, old = checkpoint.with_name("checkpoint.new"), checkpoint.with_name("checkpoint.old")
+    """Writes beside, then renames: a kill at any moment leaves a whole checkpoint, see `_finish_checkpoint`."""
+    fresh, old = _neighbours(checkpoint)
     if accelerator.is_main_process:
         shutil.rmtree(fresh, ignore_errors=True)
     accelerator.wait_for_everyone()
@@ -245,25 +265,37 @@ def _save_checkpoint(accelerator: Accelerator, checkpoint: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
+def _finish_checkpoint(checkpoint: Path) -> None:
+    """Completes a `_save_checkpoint` killed between its two renames, when the old and the new one are both whole."""
+    fresh, old = _neighbours(checkpoint)
+    if old.exists() and not checkpoint.exists():
+        os.replace(fresh if fresh.exists() else old, checkpoint)
+
+
+def _neighbours(checkpoint: Path) -> tuple[Path, Path]:
+    """Where the next checkpoint is written and where the one before is put aside."""
+    return checkpoint.with_name("checkpoint.new"), checkpoint.with_name("checkpoint.old")
+
+
 def _check_settings(path: Path, settings: Any) -> None:
     """Records the settings at the first call, refuses others at the next ones."""
-    free = {"steps", "decay_steps", "max_hours", "checkpoint_minutes", "log_every", "validate_every", "workers", "compile"}
     now = json.loads(json.dumps(as_dict(settings)))
     if path.exists():
-        then = json.loads(path.read_text())
-        changed = [
-            f"{table}.{key}" if isinstance(value, dict) else table
-            for table, value in now.items()
-            for key in (value if isinstance(value, dict) else [table])
-            if (value[key] if isinstance(value, dict) else value)
-            != (then.get(table, {}).get(key) if isinstance(value, dict) else then.get(table))
-            and not (table == "run" and key in free)
-        ]
+        before, after = _flat(json.loads(path.read_text())), _flat(now)
+        changed = [key for key in after | before if key not in _FREE and before.get(key) != after.get(key)]
         if changed:
             raise ConfigError(
                 f"{path.parent} was begun with another {changed[0]}; give another run.folder or put the old value back"
             )
     path.write_text(json.dumps(now, indent=2))
+
+
+def _flat(table: dict[str, Any], where: str = "") -> dict[str, Any]:
+    """Nested tables as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{where}{key}.") if isinstance(value, dict) else {f"{where}{key}": value}
+    return flat
 
 
 def _dry_run(task: Task, run: RunSettings, accelerator: Accelerator, count: int) -> None:
@@ -276,4 +308,5 @@ def _dry_run(task: Task, run: RunSettings, accelerator: Accelerator, count: int)
         loss, _ = task.loss(task.network, batch, torch.Generator().manual_seed(run.seed))
     loss.backward()
     seconds = time.monotonic() - started
-    print(f"{count:,} parameters; batch of {run.batch_size}: loss {float(loss):.4f} in {seconds:.2f} s on {accelerator.device}")
+    value = float(loss.detach())
+    print(f"{count:,} parameters; a batch of {run.batch_size}: loss {value:.4f}, {seconds:.2f} s, {accelerator.device}")

@@ -1,9 +1,9 @@
 """Training of Patch-DiT and the texture encoder on cached latents, by Eq. 6 and 7, with an optional loss in pixels.
 
-Each sample gets a uniform time step. A share of them starts as inference does: x_t is noised from a point between x0 and
-the coarse y0 rather than from x0 itself. A share of each batch is also decoded, and its predicted x0 compared with the
-truth in pixels and in pretrained features: squared error in latents alone makes texture that is right on average and
-visible nowhere.
+Each sample gets a uniform time step. A share of them starts as inference does: x_t is noised from a point between x0
+and the coarse y0 rather than from x0 itself. A share of each batch is also decoded, and its predicted x0 compared with
+the truth in pixels and in pretrained features: squared error in latents alone makes texture that is right on average
+and visible nowhere.
 """
 
 from dataclasses import dataclass, field
@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.modeling_utils import ModelMixin
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -24,11 +23,11 @@ from patchscaler.diffusion.pgs import GroupConfig, assign_groups, sample
 from patchscaler.diffusion.schedule import TRAIN_STEPS, make_scheduler
 from patchscaler.imaging.fidelity import psnr_y
 from patchscaler.imaging.geometry import Size
-from patchscaler.imaging.tiles import PatchGrid, merge, raised_cosine_window, split
+from patchscaler.imaging.tiles import PatchGrid, merge, pad_to_patch, raised_cosine_window, split
 from patchscaler.models.patch_dit import PatchDiT, TextureCache
 from patchscaler.models.restorer import ConvRestorer, confidence_from
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
-from patchscaler.training.common import load_autoencoder, sheet
+from patchscaler.training.common import load_autoencoder, load_frozen, sheet
 from patchscaler.training.latents import CacheSettings, LatentCache, PatchDataset
 from patchscaler.training.perceptual import PerceptualLoss
 from patchscaler.training.settings import RunSettings
@@ -41,7 +40,7 @@ class PatchDiTSettings:
     hard_share        see PatchDataset
     coarse_share      share of samples noised from between x0 and y0
     prompt_dropout    share of steps without texture prompt, so that the network also works without one
-    snr_gamma         weight min(SNR, gamma) / SNR ... of min-SNR for epsilon; for x0 the weight is min(SNR, gamma), 0: uniform
+    snr_gamma         weight min(SNR, gamma) / gamma of the squared error (min-SNR for x0); 0: uniform
     decode_share      share of a batch that is decoded; pixel_weight, perceptual_weight: of its losses
     warm_start        folder with patch_dit/ and texture_encoder/ to begin from instead of from nothing
     """
@@ -76,7 +75,13 @@ class TexturedDenoiser(nn.Module):
         self.patch_dit, self.encoder = patch_dit, encoder
 
     def forward(
-        self, x_t: Tensor, t: Tensor, coarse: Tensor, log_error: Tensor, values: Tensor | None, similarities: Tensor | None
+        self,
+        x_t: Tensor,
+        t: Tensor,
+        coarse: Tensor,
+        log_error: Tensor,
+        values: Tensor | None,
+        similarities: Tensor | None,
     ) -> Tensor:
         texture = None
         if values is not None and similarities is not None:
@@ -88,9 +93,9 @@ class PatchDiTTask:
     def __init__(self, settings: PatchDiTSettings) -> None:
         self.settings = settings
         self.autoencoder = load_autoencoder(settings.autoencoder)
-        self.restorer = _frozen(ConvRestorer, settings.restorer).to(memory_format=torch.channels_last)
-        self.classifier = _frozen(TextureClassifier, settings.classifier)
-        self.memory = _frozen(ReferenceTextureMemory, settings.memory)
+        self.restorer = load_frozen(ConvRestorer, settings.restorer).to(memory_format=torch.channels_last)
+        self.classifier = load_frozen(TextureClassifier, settings.classifier)
+        self.memory = load_frozen(ReferenceTextureMemory, settings.memory)
         self.alphas = make_scheduler().alphas_cumprod
         self.perceptual = PerceptualLoss() if settings.decode_share and settings.perceptual_weight else None
         torch.manual_seed(settings.run.seed)
@@ -101,7 +106,7 @@ class PatchDiTTask:
         else:
             encoder = TextureEncoder.from_pretrained(Path(settings.warm_start) / "texture_encoder")
             patch_dit = PatchDiT.from_pretrained(Path(settings.warm_start) / "patch_dit")
-        self.network: nn.Module = TexturedDenoiser(patch_dit, encoder)
+        self.network = TexturedDenoiser(patch_dit, encoder)
         self.patch = int(patch_dit.config["sample_size"])
         self.prediction_type = patch_dit.config["prediction_type"]
         self._pairs: list[dict[str, Tensor]] | None = None
@@ -113,7 +118,7 @@ class PatchDiTTask:
 
     def _prompt(self, coarse: Tensor) -> tuple[Tensor, Tensor]:
         """Algorithm 1: textures (n,K,c,V,V) and similarities (n,K) for coarse patches."""
-        top_k = self.network.encoder.config["top_k"]  # type: ignore[union-attr, index]
+        top_k = self.network.encoder.config["top_k"]
         found = self.memory.retrieve(self.classifier(coarse), top_k)
         return self.memory.read(found.places), found.similarities
 
@@ -124,7 +129,8 @@ class PatchDiTTask:
         count = len(hr)
         t = torch.randint(TRAIN_STEPS, (count,), generator=generator).to(hr.device)
         noise = torch.randn(hr.shape, generator=generator).to(hr.device)
-        blend = torch.rand(count, generator=generator) * (torch.rand(count, generator=generator) < settings.coarse_share)
+        blend = torch.rand(count, generator=generator)
+        blend = blend * (torch.rand(count, generator=generator) < settings.coarse_share)
         alpha = self.alphas.to(hr.device)[t][:, None, None, None]
         start = hr + blend.to(hr.device)[:, None, None, None] * (coarse - hr)
         x_t = alpha.sqrt() * start + (1 - alpha).sqrt() * noise  # Eq. 6
@@ -163,7 +169,7 @@ class PatchDiTTask:
         return alpha.sqrt() * x_t - (1 - alpha).sqrt() * prediction, alpha.sqrt() * true_noise - (1 - alpha).sqrt() * hr
 
     def _pixel_losses(self, x0: Tensor, hr: Tensor) -> tuple[Tensor, Tensor]:
-        """L1 and feature distance of decoded latents; the truth is decoded too, so the decoder's own error doesn't count."""
+        """L1 and feature distance of decoded latents; the truth is decoded too, so its error doesn't count."""
         layout = torch.channels_last
         with torch.no_grad():
             truth = self.autoencoder.decode(hr.contiguous(memory_format=layout))
@@ -179,7 +185,8 @@ class PatchDiTTask:
         rows = []
         for number, pair in enumerate(self._pairs):
             restored = self.restorer(pair["lr"])
-            results = {"coarse": restored.latents, "sampled": self._sample(restored.latents, restored.log_error, number)}
+            sampled = self._sample(restored.latents, restored.log_error, number)
+            results = {"coarse": restored.latents, "sampled": sampled}
             row = []
             for name, latents in results.items():
                 pixels = self.autoencoder.decode(latents).float().clamp(0, 1)
@@ -194,30 +201,27 @@ class PatchDiTTask:
 
     def _sample(self, coarse: Tensor, log_error: Tensor, seed: int) -> Tensor:
         """The whole of PGS on one picture's latents, as at inference."""
+        height, width = coarse.shape[-2:]
+        coarse, log_error = pad_to_patch(coarse, self.patch), pad_to_patch(log_error, self.patch)
         grid = PatchGrid(Size(*coarse.shape[-2:]), self.patch, self.patch - 4)
         patches, errors = split(coarse, grid), split(log_error, grid)
         noise = split(place_noise(seed, coarse.shape[1], 0, 0, *coarse.shape[-2:]), grid)
         config = GroupConfig()
         groups = assign_groups(confidence_from(errors, self.restorer.eta).mean(dim=(1, 2, 3)), config.gammas)
-        denoiser = self.network.patch_dit  # type: ignore[union-attr]
-        tokens = self.network.encoder(*self._prompt(patches))  # type: ignore[operator, union-attr]
-        texture: TextureCache = denoiser.texture_cache(tokens)  # type: ignore[operator]
+        denoiser = self.network.patch_dit
+        texture = denoiser.texture_cache(self.network.encoder(*self._prompt(patches)))
 
         def denoise(x_t: Tensor, t: Tensor, index: Tensor) -> Tensor:
             chosen = TextureCache(texture.keys[index], texture.values[index])
-            return denoiser(x_t, t, patches[index], errors[index], chosen)  # type: ignore[operator]
+            return denoiser(x_t, t, patches[index], errors[index], chosen)
 
         result = sample(patches, groups, noise, denoise, self.alphas, config, prediction_type=self.prediction_type)
-        return merge(result, grid, raised_cosine_window(self.patch, 4))
+        return merge(result, grid, raised_cosine_window(self.patch, 4))[..., :height, :width]
 
     def export(self, folder: Path) -> None:
-        self.network.patch_dit.save_pretrained(folder / "patch_dit")  # type: ignore[operator, union-attr]
-        self.network.encoder.save_pretrained(folder / "texture_encoder")  # type: ignore[operator, union-attr]
+        self.network.patch_dit.save_pretrained(folder / "patch_dit")
+        self.network.encoder.save_pretrained(folder / "texture_encoder")
 
 
 def _mean_where(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum() / mask.sum().clamp(min=1)
-
-
-def _frozen(cls: type[ModelMixin], folder: str) -> Any:
-    return cls.from_pretrained(folder).eval().requires_grad_(False)  # type: ignore[attr-defined]

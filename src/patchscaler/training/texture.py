@@ -1,10 +1,11 @@
 """Training of the texture classifier: from latents, what a network pretrained on ImageNet sees in the pixels.
 
-The targets are EfficientNet-Lite0's texture statistics of the HR crop, standardised; the inputs are its HR latents and, with the
-same target, the coarse latents that the restorer makes of a degraded copy: so a blurry patch finds the sharp texture it
-came from. A contrastive term pulls the two views of one patch together, as retrieval will compare them.
+The targets are EfficientNet-Lite0's texture statistics of the HR crop, standardised; the inputs are its HR latents and,
+with the same target, the coarse latents that the restorer makes of a degraded copy: so a blurry patch finds the sharp
+texture it came from. A contrastive term pulls the two views of one patch together, as retrieval will compare them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,18 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from patchscaler.data.pairs import PairDataset, PairSettings
-from patchscaler.data.pictures import PictureSet
+from patchscaler.data.pictures import PicturePool, PictureSet
 from patchscaler.models.restorer import ConvRestorer
-from patchscaler.models.texture import TextureClassifier
-from patchscaler.training.common import load_autoencoder
-from patchscaler.training.perceptual import EfficientNetFeatures
+from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, farthest_points
+from patchscaler.training.autoencoder import CropDataset
+from patchscaler.training.common import load_autoencoder, load_frozen
+from patchscaler.training.perceptual import EMBEDDING, EfficientNetFeatures
 from patchscaler.training.settings import RunSettings
 
 
 @dataclass(frozen=True)
 class TextureSettings:
-    """One run of the texture classifier; `restorer` is the folder of the trained GRM. pairs.crop is the patch in pixels."""
+    """One run of the texture classifier; `restorer`: folder of the trained GRM, pairs.crop: the patch in pixels."""
 
     run: RunSettings
     pictures: PictureSet
@@ -43,12 +45,12 @@ class TextureTask:
     def __init__(self, settings: TextureSettings) -> None:
         self.settings = settings
         self.autoencoder = load_autoencoder(settings.autoencoder)
-        self.restorer = ConvRestorer.from_pretrained(settings.restorer).eval().requires_grad_(False)
+        self.restorer = load_frozen(ConvRestorer, settings.restorer)
         self.teacher = EfficientNetFeatures()
         torch.manual_seed(settings.run.seed)
         self.network: nn.Module = TextureClassifier(
-            latent_channels=self.autoencoder.latent_channels, **settings.model
-        ).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            latent_channels=self.autoencoder.latent_channels, targets=EMBEDDING, **settings.model
+        ).to(memory_format=torch.channels_last)
         self._dataset = PairDataset(settings.pictures, settings.pairs, settings.run.seed)
         batch = [self._dataset[2**30 + i] for i in range(256)]
         seen = torch.cat([self.teacher.embedding(s["hr"][None]) for s in batch])
@@ -95,7 +97,7 @@ def build_memory(
     size: int = 2000,
     candidates: int = 20_000,
     seed: int = 0,
-    on_candidate: Any = None,
+    on_candidate: Callable[[int], None] | None = None,
 ) -> None:
     """Reference Texture Memory from a folder of pictures: `candidates` random patches, `size` of them by farthest-point
     sampling on values and keys, saved to `folder`.
@@ -103,11 +105,8 @@ def build_memory(
     Choice: the distance is that of the keys plus that of the values' per-channel energy, each scaled to unit variance:
     values themselves differ by phase more than by texture.
     """
-    from patchscaler.models.texture import ReferenceTextureMemory, farthest_points
-    from patchscaler.training.autoencoder import CropDataset, PicturePool
-
     autoencoder = load_autoencoder(autoencoder_folder)
-    classifier = TextureClassifier.from_pretrained(classifier_folder).eval()
+    classifier = load_frozen(TextureClassifier, classifier_folder)
     crops = CropDataset(PicturePool(pictures), seed, 128)
     values, keys = [], []
     with torch.no_grad():
@@ -117,7 +116,7 @@ def build_memory(
             values.append(latents.half())
             keys.append(classifier(latents))
             if on_candidate is not None:
-                on_candidate(min(start + 50, candidates), candidates)
+                on_candidate(min(start + 50, candidates))
         all_values, all_keys = torch.cat(values), torch.cat(keys)
         energy = torch.stack([v.float().square().mean(dim=(1, 2)).clamp(min=1e-4).log() for v in all_values])
         points = torch.cat([all_keys / all_keys.std(), (energy - energy.mean(dim=0)) / energy.std(dim=0)], dim=1)

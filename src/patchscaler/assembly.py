@@ -1,0 +1,60 @@
+"""From run folders to one model folder: half-precision weights of all parts and a record of how they were made."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+
+from patchscaler import __version__
+from patchscaler.diffusion.schedule import make_scheduler
+from patchscaler.errors import WeightsError
+from patchscaler.models.autoencoder import DctAutoencoder
+from patchscaler.pipeline import PARTS, PatchScalerPipeline
+from patchscaler.storage import check_part, read_json
+
+FORMAT_VERSION = 1
+
+
+def assemble(
+    folders: dict[str, Path], out: Path, licence: str = "Apache-2.0", figures: dict[str, Any] | None = None
+) -> PatchScalerPipeline:
+    """Loads every part strictly from its folder, saves them as half-precision safetensors to `out` with record.json.
+
+    folders: part name (autoencoder, restorer, patch_dit, texture_classifier, texture_encoder, texture_memory) -> folder
+    Raises WeightsError for a part that is absent or doesn't fit its config.
+    """
+    classes = {"autoencoder": (DctAutoencoder,), **PARTS}
+    parts: dict[str, ModelMixin] = {}
+    record: dict[str, Any] = {
+        "format_version": FORMAT_VERSION,
+        "made_with": f"patchscaler {__version__}, torch {torch.__version__}",
+        "date": time.strftime("%Y-%m-%d"),
+        "licence": licence,
+        "figures": figures or {},
+        "training": {},
+    }
+    for name, options in classes.items():
+        if name not in folders:
+            raise WeightsError(f"no folder given for the part {name}")
+        class_name = str(read_json(folders[name] / "config.json").get("_class_name", ""))
+        cls = next((c for c in options if c.__name__ == class_name), None)
+        if cls is None:
+            raise WeightsError(f"{folders[name]}: class {class_name} can't serve as {name}")
+        check_part(cls, folders[name])
+        parts[name] = cls.from_pretrained(folders[name]).half()
+        record["training"][name] = _training_record(folders[name])
+    pipeline = PatchScalerPipeline(**parts, scheduler=make_scheduler())  # type: ignore[arg-type]
+    pipeline.save_pretrained(out)
+    (out / "record.json").write_text(json.dumps(record, indent=2) + "\n")
+    return pipeline
+
+
+def _training_record(folder: Path) -> Any:
+    """What the training loop left beside the weights, or in the folder above for parts trained together."""
+    for place in (folder / "training.json", folder.parent / "training.json"):
+        if place.exists():
+            return read_json(place)
+    return None

@@ -1,0 +1,84 @@
+"""`patchscaler memory build`, `patchscaler calibrate`, `patchscaler assemble`: from trained parts to a model folder."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+memory_app = typer.Typer(help="The Reference Texture Memory.", no_args_is_help=True)
+
+
+@memory_app.callback()
+def memory() -> None:
+    """The Reference Texture Memory."""
+
+
+@memory_app.command("build")
+def memory_build(
+    pictures: Annotated[Path, typer.Argument(help="folder of sharp pictures")],
+    out: Annotated[Path, typer.Option("-o", "--output", help="folder to write")],
+    autoencoder: Annotated[Path, typer.Option(help="folder of the autoencoder")],
+    classifier: Annotated[Path, typer.Option(help="folder of the texture classifier")],
+    manifest: Annotated[Path | None, typer.Option(help="CSV with columns file and kind")] = None,
+    size: Annotated[int, typer.Option(help="textures kept", min=1)] = 2000,
+    candidates: Annotated[int, typer.Option(help="patches to choose from", min=1)] = 20_000,
+    seed: int = 0,
+) -> None:
+    """Build a texture memory from your own pictures."""
+    from rich.progress import Progress as Bar
+
+    from patchscaler.data.pictures import PictureSet
+    from patchscaler.training.texture import build_memory
+
+    chosen = PictureSet(str(pictures), manifest=None if manifest is None else str(manifest), other_weight=1.0)
+    with Bar() as bar:
+        task = bar.add_task("reading patches", total=candidates)
+        build_memory(
+            chosen,
+            str(autoencoder),
+            str(classifier),
+            str(out),
+            size=size,
+            candidates=candidates,
+            seed=seed,
+            on_candidate=lambda done: bar.update(task, completed=done),
+        )
+
+
+def calibrate(
+    restorer: Annotated[Path, typer.Argument(help="folder of the restorer's weights; its config.json is changed")],
+    pictures: Annotated[Path, typer.Option(help="folder of validation pictures")],
+    conditions: Annotated[str, typer.Option(help="degradations, comma separated")] = "bicubic,mild,real_esrgan",
+    hard_share: Annotated[float, typer.Option(help="share of patches that shall be hard", min=0.01, max=0.99)] = 0.3333,
+) -> None:
+    """Set the difficulty scale eta so that the given share of patches is hard."""
+    from patchscaler.training.calibrate import calibrate as run
+
+    eta, shares = run(restorer, str(pictures), conditions.split(","), hard_share)
+    print(f"eta {eta}: " + ", ".join(f"{n} {s:.1%}" for n, s in zip(("simple", "medium", "hard"), shares, strict=True)))
+
+
+def assemble(
+    out: Annotated[Path, typer.Argument(help="model folder to write")],
+    autoencoder: Annotated[Path, typer.Option()],
+    restorer: Annotated[Path, typer.Option()],
+    patch_dit: Annotated[Path, typer.Option()],
+    texture_classifier: Annotated[Path, typer.Option()],
+    texture_encoder: Annotated[Path, typer.Option()],
+    texture_memory: Annotated[Path, typer.Option()],
+    figures: Annotated[Path | None, typer.Option(help="JSON with validation figures for the record")] = None,
+) -> None:
+    """Put trained parts together into one model folder, in half precision, with a record."""
+    from patchscaler.assembly import assemble as run
+
+    folders = {
+        "autoencoder": autoencoder,
+        "restorer": restorer,
+        "patch_dit": patch_dit,
+        "texture_classifier": texture_classifier,
+        "texture_encoder": texture_encoder,
+        "texture_memory": texture_memory,
+    }
+    run(folders, out, figures=None if figures is None else json.loads(figures.read_text()))
+    print(f"wrote {out}")

@@ -1,0 +1,59 @@
+"""Calibration of eta, the difficulty scale of the confidence map (Eq. 1), on validation pictures."""
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from patchscaler.data.pairs import CONDITIONS, validation_pairs
+from patchscaler.diffusion.pgs import assign_groups
+from patchscaler.errors import ConfigError
+from patchscaler.imaging.geometry import Size
+from patchscaler.imaging.tiles import PatchGrid, pad_to_patch, split
+from patchscaler.models.restorer import ConvRestorer, confidence_from
+from patchscaler.training.common import load_frozen
+
+
+@torch.no_grad()
+def patch_log_errors(restorer: ConvRestorer, pictures: str, conditions: list[str], patch: int = 16) -> Tensor:
+    """Log error maps (B,1,V,V) of all patches of the folder's pictures under these degradations."""
+    maps = []
+    for condition in conditions:
+        if condition not in CONDITIONS:
+            raise ConfigError(f'condition "{condition}": choose from {", ".join(CONDITIONS)}')
+        for pair in validation_pairs(pictures, 0, condition):
+            log_error = pad_to_patch(restorer(pair["lr"]).log_error, patch)
+            maps.append(split(log_error, PatchGrid(Size(*log_error.shape[-2:]), patch, patch)))
+    return torch.cat(maps)
+
+
+def group_shares(
+    log_errors: Tensor, eta: float, gammas: tuple[float, float] = (0.95, 0.75)
+) -> tuple[float, float, float]:
+    """Shares of simple, medium and hard patches at this eta."""
+    groups = assign_groups(confidence_from(log_errors, eta).mean(dim=(1, 2, 3)), gammas)
+    return tuple((groups == group).float().mean().item() for group in range(3))  # type: ignore[return-value]
+
+
+def calibrate_eta(log_errors: Tensor, hard_share: float = 1 / 3) -> float:
+    """The eta at which this share of the patches is hard; a larger eta makes fewer patches hard: so by bisection."""
+    low, high = 1e-4, 1e3
+    for _ in range(40):
+        eta = (low * high) ** 0.5
+        if group_shares(log_errors, eta)[2] > hard_share:
+            low = eta
+        else:
+            high = eta
+    return float(f"{high:.6g}")
+
+
+def calibrate(
+    folder: str | Path, pictures: str, conditions: list[str], hard_share: float = 1 / 3
+) -> tuple[float, tuple[float, float, float]]:
+    """Sets eta in the restorer's config.json; returns it with the shares of simple, medium and hard patches."""
+    log_errors = patch_log_errors(load_frozen(ConvRestorer, str(folder)), pictures, conditions)
+    eta = calibrate_eta(log_errors, hard_share)
+    path = Path(folder) / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"eta": eta}, indent=2) + "\n")
+    return eta, group_shares(log_errors, eta)

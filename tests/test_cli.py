@@ -1,0 +1,465 @@
+"""The command line as people meet it: what it writes, what it says when something is wrong, and its exit codes."""
+
+import errno
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from PIL import Image
+
+from patchscaler.cli.main import main
+from patchscaler.imaging.picture import to_pil
+from patchscaler.imaging.qmap import COLOURS, OPACITY, draw_qmap
+
+
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Answer]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+    """Run `patchscaler ARGUMENT...` in the test's folder, through the entry point of the installed command."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Answer:
+        monkeypatch.setattr(sys, "argv", ["patchscaler", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as leaving:
+            code = int(leaving.code or 0)
+        return Answer(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def upscale(call: Call, tiny_model: Path) -> Call:
+    """`patchscaler upscale ARGUMENT...` with the networks of the tests and one step for every patch."""
+    return lambda *arguments: call("upscale", *arguments, "--model", tiny_model, "--device", "cpu", "--steps", "1,1,1")
+
+
+def make_picture(path: Path, width: int = 9, height: int = 6) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    pixels = bytes(value % 251 for value in range(0, width * height * 3 * 7, 7))
+    Image.frombytes("RGB", (width, height), pixels).save(path)
+    return path
+
+
+def files_in(folder: Path) -> list[str]:
+    """Every file below a folder, hidden ones too: a half-written result would be among them."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def bomb() -> bytes:
+    """A PNG whose header promises 30,000 x 30,000 pixels."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+
+
+def truncated(path: Path) -> bytes:
+    whole = make_picture(path, 64, 48).read_bytes()
+    return whole[: len(whole) // 2]
+
+
+BAD_FILES: dict[str, Callable[[Path], object]] = {
+    "missing.png": lambda path: None,
+    "empty.png": lambda path: path.touch(),
+    "truncated.png": lambda path: path.write_bytes(truncated(path)),
+    "truncated.jpg": lambda path: path.write_bytes(truncated(path)),
+    "text.jpg": lambda path: path.write_text("not a picture"),
+    "folder_without_pictures": lambda path: path.mkdir(),
+    "bomb.png": lambda path: path.write_bytes(bomb()),
+    f"{300 * 'n'}.png": lambda path: None,  # longer than a name may be
+}
+
+
+# What goes in
+
+
+@pytest.mark.parametrize("name", BAD_FILES, ids=lambda name: name[:20])
+def test_bad_input_costs_one_line_and_the_others_are_done(upscale: Call, tmp_path: Path, name: str) -> None:
+    BAD_FILES[name](tmp_path / name)
+    first, last = make_picture(tmp_path / "a.png"), make_picture(tmp_path / "z.png")
+    answer = upscale(first, tmp_path / name, last, "-o", "out")
+    assert answer.code == 1
+    assert len(answer.err.splitlines()) == 1
+    assert answer.err.startswith(f"patchscaler: {tmp_path / name}: ")
+    assert "; " in answer.err  # the cure
+    assert files_in(tmp_path / "out") == ["a_x4.png", "z_x4.png"]
+
+
+def test_bad_input_alone(upscale: Call, tmp_path: Path) -> None:
+    (tmp_path / "empty.png").touch()
+    answer = upscale("empty.png")
+    assert (answer.code, answer.out) == (1, "")
+    assert files_in(tmp_path) == ["empty.png"]
+
+
+def test_all_inputs_missing_loads_no_model(call: Call) -> None:
+    answer = call("upscale", "nowhere.png", "--model", "no/such/model")
+    assert answer.code == 1
+    assert answer.err == "patchscaler: nowhere.png: no such file or directory; check the path\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may read every file")
+def test_unreadable_inputs(upscale: Call, tmp_path: Path) -> None:
+    for name in ("secret.png", "locked/p.png", "z.png"):
+        make_picture(tmp_path / name)
+    (tmp_path / "secret.png").chmod(0)
+    (tmp_path / "locked").chmod(0)
+    answer = upscale("secret.png", "locked", "locked/p.png", "z.png", "-o", "out")
+    (tmp_path / "locked").chmod(0o700)
+    assert answer.code == 1
+    complaints = sorted(line.split(": ")[1] for line in answer.err.splitlines())
+    assert complaints == ["locked", "locked/p.png", "secret.png"]
+    assert files_in(tmp_path / "out") == ["z_x4.png"]
+
+
+def test_no_traceback_in_a_process_of_its_own(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", "from patchscaler.cli.main import main; main()", "upscale", "missing.png"]
+    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stdout) == (1, "")
+    assert answer.stderr == "patchscaler: missing.png: no such file or directory; check the path\n"
+
+
+# What comes out
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (7, 5), (127, 93)])
+def test_result_is_beside_the_input_and_four_times_its_size(
+    upscale: Call, tmp_path: Path, width: int, height: int
+) -> None:
+    before = make_picture(tmp_path / "p.png", width, height).read_bytes()
+    answer = upscale("p.png")
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.startswith(f"p.png -> p_x4.png: {height}x{width} -> {4 * height}x{4 * width} in ")
+    assert files_in(tmp_path) == ["p.png", "p_x4.png"]
+    assert (tmp_path / "p.png").read_bytes() == before
+    with Image.open(tmp_path / "p_x4.png") as result:
+        assert result.size == (4 * width, 4 * height)
+
+
+def test_one_seed_one_result(upscale: Call, tmp_path: Path) -> None:
+    make_picture(tmp_path / "p.png")
+    for name, seed in (("a.png", 3), ("b.png", 3), ("c.png", 4)):
+        assert upscale("p.png", "-o", name, "--seed", seed).code == 0
+    results = [(tmp_path / name).read_bytes() for name in ("a.png", "b.png", "c.png")]
+    assert results[0] == results[1] != results[2]
+
+
+def test_alpha_survives(upscale: Call, tmp_path: Path) -> None:
+    Image.new("RGBA", (6, 5), (200, 100, 50, 77)).save(tmp_path / "p.png")
+    assert upscale("p.png").code == 0
+    with Image.open(tmp_path / "p_x4.png") as result:
+        assert result.getchannel("A").getextrema() == (77, 77)
+
+
+def test_folders_in_and_out(upscale: Call, tmp_path: Path) -> None:
+    for name in ("a.png", "b.jpg"):
+        make_picture(tmp_path / "in" / name)
+    answer = upscale("in", "-o", "new/out/", "--qmap", "maps", "--report", "reports")
+    assert answer.code == 0
+    assert files_in(tmp_path / "new") == ["out/a_x4.png", "out/b_x4.png"]
+    assert files_in(tmp_path / "maps") == ["a_qmap.png", "b_qmap.png"]
+    assert files_in(tmp_path / "reports") == ["a_report.json", "b_report.json"]
+    assert len(answer.out.splitlines()) == 2
+
+
+def test_report_and_qmap(upscale: Call, tmp_path: Path, tiny_model: Path) -> None:
+    make_picture(tmp_path / "p.png", 50, 40)
+    assert upscale("p.png", "--qmap", "q.png", "--report", "r.json", "--seed", "5").code == 0
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["input"] == "p.png"
+    assert report["output"] == "p_x4.png"
+    assert report["model"] == str(tiny_model)
+    assert report["seed"] == 5
+    assert report["output_size"] == [160, 200]
+    assert report["patch_steps"] == sum(report["patches"].values()) > 0
+    assert set(report["stages"]) == {"restore", "prompt", "sample", "decode", "colour"}
+    with Image.open(tmp_path / "q.png") as qmap:
+        assert qmap.width >= 200
+        assert qmap.height > 160
+
+
+def test_progress_is_for_terminals(upscale: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_picture(tmp_path / "p.png")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes any stream for a terminal
+    answer = upscale("p.png")
+    assert answer.code == 0
+    assert "%" in answer.err
+    assert len(answer.out.splitlines()) == 1
+
+
+def test_no_overwrite_leaves_results_alone(upscale: Call, tmp_path: Path) -> None:
+    make_picture(tmp_path / "p.png")
+    (tmp_path / "p_x4.png").write_text("an earlier result")
+    assert upscale("p.png", "--no-overwrite") == (0, "", "")
+    assert (tmp_path / "p_x4.png").read_text() == "an earlier result"
+    assert upscale("p.png").code == 0
+    with Image.open(tmp_path / "p_x4.png") as result:
+        assert result.size == (36, 24)
+
+
+# Wrong calls: exit code 2, one line, nothing done
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("--scale", "2"), "--scale 2: this model enlarges x4"),
+        (("--steps", "8,x,20"), "--steps 8,x,20: give three whole numbers"),
+        (("--steps", "8,14"), "--steps 8,14: "),
+        (("--steps", "20,14,8"), "--steps 20,14,8: "),
+        (("--device", "abacus"), "--device abacus: not available here"),
+        (("-o", "result.xyz"), "-o result.xyz: end the name with one of .png"),
+        (("--qmap", "q"), "--qmap q: end the name with one of .png"),
+        (("--report", "r.txt"), "--report r.txt: end the name with one of .json"),
+        (("-o", "p.png"), "p.png: is an input and would be overwritten"),
+        (("--qmap", "p.png"), "p.png: is an input and would be overwritten"),
+        (("--qmap", "p_x4.png"), "p_x4.png: would be written twice"),
+    ],
+)
+def test_wrong_call(call: Call, tmp_path: Path, arguments: tuple[str, ...], reason: str) -> None:
+    make_picture(tmp_path / "p.png")
+    answer = call("upscale", "p.png", *arguments)
+    assert answer.code == 2
+    assert answer.err.startswith(f"patchscaler: {reason}")
+    assert len(answer.err.splitlines()) == 1
+    assert files_in(tmp_path) == ["p.png"]
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("p.png", "--sede", "1"), ("p.png", "--seed", "-1"), ("p.png", "--batch-size", "0")]
+)
+def test_wrong_call_found_by_typer(call: Call, arguments: tuple[str, ...]) -> None:
+    answer = call("upscale", *arguments)
+    assert answer.code == 2
+    assert "Traceback" not in answer.err
+
+
+def test_two_inputs_for_one_result_are_named(call: Call, tmp_path: Path) -> None:
+    for name in ("one/p.png", "two/p.png"):
+        make_picture(tmp_path / name)
+    answer = call("upscale", "one", "two", "-o", "out/")
+    assert answer.code == 2
+    assert answer.err.startswith("patchscaler: out/p_x4.png: would be written twice, for one/p.png and for two/p.png; ")
+    assert files_in(tmp_path / "out") == []
+
+
+def test_earlier_result_among_the_inputs_is_not_overwritten(call: Call, tmp_path: Path) -> None:
+    for name in ("in/p.png", "in/p_x4.png"):
+        make_picture(tmp_path / name)
+    answer = call("upscale", "in")
+    assert answer.code == 2
+    assert answer.err.startswith("patchscaler: in/p_x4.png: is an input and would be overwritten; ")
+
+
+def test_several_pictures_need_a_folder(call: Call, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        make_picture(tmp_path / name)
+    answer = call("upscale", "a.png", "b.png", "-o", "c.png")
+    assert (answer.code, answer.err.count("\n")) == (2, 1)
+    assert answer.err.startswith("patchscaler: -o c.png: several pictures need a folder")
+
+
+# Places that cannot be written
+
+
+def test_output_in_a_missing_folder(upscale: Call, tmp_path: Path) -> None:
+    make_picture(tmp_path / "p.png")
+    answer = upscale("p.png", "-o", "nowhere/r.png")
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err.startswith("patchscaler: nowhere/r.png: cannot be written there; ")
+    assert files_in(tmp_path) == ["p.png"]
+
+
+def test_output_folder_is_a_file(upscale: Call, tmp_path: Path) -> None:
+    make_picture(tmp_path / "p.png")
+    (tmp_path / "file").write_text("precious")
+    answer = upscale("p.png", "-o", "file/")
+    assert (answer.code, answer.err.count("\n")) == (1, 1)
+    assert answer.err.startswith("patchscaler: file: cannot be made a folder")
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="the superuser may write everywhere")
+def test_unwritable_folder_costs_its_own_picture_only(upscale: Call, tmp_path: Path) -> None:
+    locked, free = make_picture(tmp_path / "locked" / "p.png"), make_picture(tmp_path / "free" / "p.png")
+    locked.parent.chmod(0o500)
+    answer = upscale(locked, free)
+    locked.parent.chmod(0o700)
+    assert answer.code == 1
+    assert answer.err.startswith(f"patchscaler: {locked.parent / 'p_x4.png'}: cannot be written there; ")
+    assert files_in(tmp_path) == ["free/p.png", "free/p_x4.png", "locked/p.png"]
+
+
+def test_full_disk(upscale: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full for the first picture, and has room again for the second."""
+    for name in ("a.png", "b.png"):
+        make_picture(tmp_path / name)
+    save, calls = Image.Image.save, []
+
+    def full_once(image: Image.Image, file, *arguments, **options) -> None:
+        calls.append(file)
+        if len(calls) > 1:
+            return save(image, file, *arguments, **options)
+        file.write(b"the first bytes")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Image.Image, "save", full_once)
+    answer = upscale("a.png", "b.png")
+    assert answer.code == 1
+    assert answer.err == "patchscaler: a_x4.png: the disk is full; free some space or choose another folder\n"
+    assert files_in(tmp_path) == ["a.png", "b.png", "b_x4.png"]
+
+
+def test_full_disk_for_the_report(upscale: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_picture(tmp_path / "p.png")
+
+    def full(path: Path, text: str, encoding: str) -> None:
+        path.write_bytes(text.encode(encoding)[:10])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_text", full)
+    answer = upscale("p.png", "--report", "r.json")
+    assert (answer.code, answer.err.count("\n")) == (1, 1)
+    assert answer.err.startswith("patchscaler: r.json: cannot be written (No space left on device); ")
+    assert files_in(tmp_path) == ["p.png", "p_x4.png"]
+
+
+# Interruptions and weights
+
+
+def test_interrupt_leaves_no_half_written_result(
+    upscale: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_picture(tmp_path / "p.png")
+
+    def interrupt(*paths: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupt)
+    answer = upscale("p.png", "--report", "r.json")
+    assert (answer.code, answer.out) == (130, "")
+    assert answer.err == "patchscaler: interrupted; finished pictures are kept\n"
+    assert files_in(tmp_path) == ["p.png"]
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")]
+)
+def test_out_of_memory(upscale: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    make_picture(tmp_path / "p.png")
+
+    def exhausted(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("patchscaler.pipeline.decode_tiled", exhausted)
+    answer = upscale("p.png")
+    assert (answer.code, answer.err.count("\n")) == (1, 1)
+    assert answer.err.startswith("patchscaler: p.png: not enough memory; ")
+    assert files_in(tmp_path) == ["p.png"]
+
+
+def test_weights_with_an_unknown_key(call: Call, tmp_path: Path, tiny_model: Path) -> None:
+    make_picture(tmp_path / "p.png")
+    shutil.copytree(tiny_model, tmp_path / "model")
+    config = tmp_path / "model" / "patch_dit" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"colour_of_the_sky": "blue"}))
+    answer = call("upscale", "p.png", "--model", "model")
+    assert (answer.code, answer.err.count("\n")) == (1, 1)
+    assert "model/patch_dit/config.json" in answer.err
+    assert "colour_of_the_sky" in answer.err
+
+
+def test_weights_of_wrong_shape(call: Call, tmp_path: Path, tiny_model: Path) -> None:
+    make_picture(tmp_path / "p.png")
+    shutil.copytree(tiny_model, tmp_path / "model")
+    config = tmp_path / "model" / "texture_memory" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"size": 21}))
+    answer = call("upscale", "p.png", "--model", "model")
+    assert (answer.code, answer.err.count("\n")) == (1, 1)
+    assert "model/texture_memory/" in answer.err
+
+
+def test_no_such_model(call: Call, tmp_path: Path) -> None:
+    make_picture(tmp_path / "p.png")
+    answer = call("upscale", "p.png", "--model", "./nowhere")
+    assert (answer.code, answer.err.count("\n")) == (1, 1)
+    assert answer.err.startswith("patchscaler: ./nowhere: ")
+
+
+# The other commands
+
+
+def test_version_and_help_do_not_wait_for_torch(call: Call) -> None:
+    assert call("--version").out.startswith("patchscaler ")
+    assert call("--help").code == 0
+    code = "import sys, patchscaler.cli.main; print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_info(call: Call, tiny_pipeline, tiny_model: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_model, tmp_path / "model")
+    record = {"licence": "Apache-2.0", "parts": {"restorer": {"hours": 1.5, "settings": {"seed": 0}}}}
+    (tmp_path / "model" / "record.json").write_text(json.dumps(record))
+    answer = call("info", "--model", "model")
+    assert (answer.code, answer.err) == (0, "")
+    for name in ("autoencoder", "restorer", "patch_dit"):
+        parameters = sum(tensor.numel() for tensor in getattr(tiny_pipeline, name).state_dict().values())
+        assert any(line.split()[:2] == [name, f"{parameters:,}"] for line in answer.out.splitlines())
+    assert torch.__version__ in answer.out
+    assert "licence: Apache-2.0" in answer.out
+    assert "hours: 1.5" in answer.out
+    assert "seed" not in answer.out
+    assert "none: record.json is missing" in call("info", "--model", tiny_model).out
+
+
+def test_info_about_no_model(call: Call) -> None:
+    answer = call("info", "--model", "nowhere")
+    assert (answer.code, answer.err.count("\n")) == (1, 1)
+    assert answer.err.startswith("patchscaler: nowhere: ")
+
+
+# The qmap
+
+
+def test_qmap_paints_each_pixel_by_its_nearest_patch() -> None:
+    boxes = [(0, 0, 16, 16), (0, 12, 16, 16), (8, 0, 16, 16), (8, 12, 16, 16)]
+    pixels = torch.rand(1, 3, 24, 28, generator=torch.Generator().manual_seed(0))
+    groups = torch.tensor([0, 1, 2, 0])
+    qmap = draw_qmap(pixels, groups, boxes, ["simple", "medium", "hard"])
+    grey = to_pil(pixels, grey=True)
+    for y, x in ((0, 0), (11, 13), (11, 14), (12, 13), (23, 27)):
+        group = int(groups[2 * (y >= 12) + (x >= 14)])
+        wanted = [(1 - OPACITY) * grey.getpixel((x, y)) + OPACITY * value for value in COLOURS[group]]
+        assert qmap.getpixel((x, y)) == pytest.approx(wanted, abs=1.01)
+
+
+def test_qmap_refuses_what_does_not_fit() -> None:
+    pixels = torch.zeros(1, 3, 8, 8)
+    with pytest.raises(ValueError, match="2 groups, 1 boxes"):
+        draw_qmap(pixels, torch.tensor([0, 1]), [(0, 0, 8, 8)], ["simple"])
+    with pytest.raises(ValueError, match="from 3 to 3"):
+        draw_qmap(pixels, torch.tensor([3]), [(0, 0, 8, 8)], ["simple"])
+    with pytest.raises(ValueError, match="not the 2 x 2 places"):
+        draw_qmap(pixels, torch.tensor([0, 0]), [(0, 0, 4, 4), (4, 4, 4, 4)], ["simple"])
