@@ -1,4 +1,4 @@
-"""Golden values of the bundled model, for tests/test_golden.py: `python scripts/renew_golden.py` writes tests/golden.json.
+"""Golden values of the bundled model: `python scripts/renew_golden.py` writes tests/golden.json for test_golden.py.
 
 Run it after a change that is meant to change the result (new weights, another choice in the method), look at the
 picture, and commit the file with the change.

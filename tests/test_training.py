@@ -55,7 +55,8 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The frozen parts that later parts are trained on."""
     folder = tmp_path_factory.mktemp("parts")
     torch.manual_seed(0)
-    DctAutoencoder(luma=4, chroma=1, width=8, blocks=1, fine_width=8, fine_blocks=1).save_pretrained(folder / "autoencoder")
+    autoencoder = DctAutoencoder(luma=4, chroma=1, width=8, blocks=1, fine_width=8, fine_blocks=1)
+    autoencoder.save_pretrained(folder / "autoencoder")
     ConvRestorer(latent_channels=6, width=8, blocks=1).save_pretrained(folder / "restorer")
     TextureClassifier(latent_channels=6, width=8, blocks=1, features=8).save_pretrained(folder / "classifier")
     memory = ReferenceTextureMemory(latent_channels=6, sample_size=8, features=8, size=5)
@@ -388,7 +389,8 @@ def test_what_a_run_needs_is_named(table: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no patch of 8: set pairs\.crop to 64"):
         run_training("patch-dit", table("patch-dit") | {"pairs": {"crop": 32}})
     with pytest.raises(DataError, match="nowhere: no pictures in this folder"):
-        run_training("restorer", table("restorer") | {"validation": "nowhere"})
+        run_training("restorer", table("restorer", "other") | {"validation": "nowhere"})
+    assert not (tmp_path / "other").exists()
 
 
 runs = st.builds(

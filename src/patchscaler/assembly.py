@@ -48,13 +48,32 @@ def assemble(
         record["training"][name] = _training_record(folders[name])
     pipeline = PatchScalerPipeline(**parts, scheduler=make_scheduler())  # type: ignore[arg-type]
     pipeline.save_pretrained(out)
+    for path in (out / "model_index.json", *(out / name / "config.json" for name in classes)):
+        _forget_origin(path)
     (out / "record.json").write_text(json.dumps(record, indent=2) + "\n")
     return pipeline
+
+
+# Settings that name places on the machine that trained, not the training.
+_PLACES = {"folder", "cache", "manifest", "validation", "autoencoder", "restorer", "classifier", "memory", "warm_start"}
+
+
+def _forget_origin(path: Path) -> None:
+    """Drops the folder that diffusers notes a part was loaded from."""
+    config = read_json(path)
+    config.pop("_name_or_path", None)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
 def _training_record(folder: Path) -> Any:
     """What the training loop left beside the weights, or in the folder above for parts trained together."""
     for place in (folder / "training.json", folder.parent / "training.json"):
         if place.exists():
-            return read_json(place)
+            return _without_places(read_json(place))
     return None
+
+
+def _without_places(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    return {k: _without_places(v) for k, v in value.items() if not (k in _PLACES and isinstance(v, str | None))}

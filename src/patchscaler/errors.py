@@ -2,7 +2,7 @@
 
 
 class PatchScalerError(Exception):
-    """Base of all errors that are the input's or the environment's fault; the CLI prints their text without a traceback."""
+    """Base of all errors that are the input's or the environment's fault; the CLI prints their text, no traceback."""
 
 
 class ImageReadError(PatchScalerError):

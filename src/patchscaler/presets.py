@@ -95,7 +95,7 @@ TINY = Preset(
         DctAutoencoder,
         {"luma": 24, "chroma": 4, "width": 128, "blocks": 3, "fine_width": 64, "fine_blocks": 4},
     ),
-    restorer=Part(ConvRestorer, {"latent_channels": 32, "width": 128, "blocks": 12}),
+    restorer=Part(ConvRestorer, {"latent_channels": 32, "width": 64, "blocks": 16}),
     patch_dit=Part(
         PatchDiT,
         {

@@ -22,10 +22,11 @@ app.command()(calibrate)
 app.command()(assemble)
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"patchscaler {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

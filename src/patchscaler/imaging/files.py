@@ -61,7 +61,7 @@ def find_pictures(paths: Iterable[str | Path], recursive: bool = False) -> list[
         except OSError as error:
             raise ImageReadError(f"{path}: may not be searched ({error.strerror}); change its permissions") from error
         if not inside:
-            cure = "name another one" if recursive else "name another one or search its subfolders too"
+            cure = "name another one" if recursive else "name another one (its subfolders are not searched)"
             raise ImageReadError(f"{path}: no pictures in this folder; {cure}")
         found += inside
     return list(dict.fromkeys(found))

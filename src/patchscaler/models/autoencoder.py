@@ -1,8 +1,9 @@
 """The `tiny` autoencoder: a truncated block DCT as encoder, a small convolutional decoder that starts as its inverse.
 
-Why not a learned encoder: keeping 24 luma and 4 + 4 chroma coefficients of every 8x8 block reconstructs textured photos at
-33.3 dB PSNR-Y and LPIPS 0.075 before a single step of training (docs/autoencoder.md), costs one matrix product, and never
-changes. So everything trained on latents (GRM, Patch-DiT, texture memory) stays valid whenever the decoder is trained further.
+Why not a learned encoder: keeping 24 luma and 4 + 4 chroma coefficients of every 8x8 block reconstructs textured photos
+at 33.3 dB PSNR-Y and LPIPS 0.075 before a single step of training (docs/autoencoder.md), costs one matrix product, and
+never changes. So everything trained on latents (GRM, Patch-DiT, texture memory) stays valid whenever the decoder is
+trained further.
 """
 
 import functools
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -42,6 +44,7 @@ def _lowest_frequencies(count: int) -> list[tuple[int, int]]:
 
 
 @functools.lru_cache
+@torch.inference_mode(False)  # the cached tensors must also serve a training that follows
 def dct_bases(luma: int, chroma: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Analysis and synthesis kernels (c,3,8,8) of the truncated block DCT in YCbCr, c = luma + 2 chroma."""
     dct = _dct_matrix(STRIDE)
@@ -57,7 +60,10 @@ def dct_bases(luma: int, chroma: int, device: torch.device) -> tuple[Tensor, Ten
 
 
 class ResidualBlock(nn.Module):
-    """conv - SiLU - conv, added to its input; no normalisation, so that tiles agree exactly. Starts as the identity."""
+    """conv - leaky ReLU - conv, added to its input; no normalisation, so that tiles agree exactly. Starts as identity.
+
+    Leaky ReLU rather than SiLU: SiLU is almost linear for inputs as small as a pixel's contrast.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -67,7 +73,7 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.silu(self.conv1(x)))
+        return x + self.conv2(F.leaky_relu(self.conv1(x), 0.1))
 
 
 class DctAutoencoder(ModelMixin, ConfigMixin):
@@ -80,12 +86,10 @@ class DctAutoencoder(ModelMixin, ConfigMixin):
     fine_width, .. | the same at 1/4
     latents_mean/_std | c values each: the coefficients' statistics over the training pictures
 
-    Latents are normalised per channel, so they have about zero mean and unit variance. The statistics live in the config
-    and the bases are computed from it, so neither is rounded when the decoder's weights become bfloat16.
-    Raises ConfigError for counts outside 1..64 or statistics of another length than c.
+    Latents are normalised per channel, so they have about zero mean and unit variance. The statistics live in the
+    config and the bases are computed from it, so neither is rounded when the decoder's weights become bfloat16. Raises
+    ConfigError for counts outside 1..64 or statistics of another length than c.
     """
-
-    config_name = "config.json"
 
     @register_to_config
     def __init__(
@@ -130,6 +134,7 @@ class DctAutoencoder(ModelMixin, ConfigMixin):
             torch.tensor(std or [1.0] * c, dtype=torch.float32, device=device)[:, None, None],
         )
 
+    @apply_forward_hook
     def encode(self, pixels: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n c h w"]:
         """RGB in [0,1], sides multiples of 8 -> normalised latents at h = height/8, float32."""
         if pixels.shape[-2] % STRIDE or pixels.shape[-1] % STRIDE:
@@ -146,6 +151,7 @@ class DctAutoencoder(ModelMixin, ConfigMixin):
         with torch.autocast(latents.device.type, enabled=False):
             return F.conv_transpose2d(latents.float() * std + mean, synthesis, stride=STRIDE)
 
+    @apply_forward_hook
     def decode(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 height width"]:
         """Normalised latents -> RGB about [0,1] (not clamped), height = 8 h, float32."""
         x = self.entry(latents.to(self.entry.weight.dtype))

@@ -1,9 +1,10 @@
 """Patch-DiT: a diffusion transformer on latent patches, guided by texture tokens (paper, section 3.3).
 
-DiT blocks with self-attention, cross-attention to the texture tokens and an MLP. Time enters by adaLN-single: one shared
-projection gives seven vectors (shift, scale, gate of attention; the same of the MLP; the gate of cross-attention) to which
-each block adds its own learned table. The seventh is the paper's "dimension-wise scaling parameters based on the time
-embedding". Keys and values of the texture tokens don't depend on time, so `texture_cache` computes them once per patch.
+DiT blocks with self-attention, cross-attention to the texture tokens and an MLP. Time enters by adaLN-single: one
+shared projection gives seven vectors (shift, scale, gate of attention; the same of the MLP; the gate of
+cross-attention) to which each block adds its own learned table. The seventh is the paper's "dimension-wise scaling parameters
+based on the time embedding". Keys and values of the texture tokens don't depend on time, so `texture_cache` computes
+them once per patch.
 """
 
 import math
@@ -65,8 +66,8 @@ class Block(nn.Module):
         self.texture_out = nn.Linear(width, width)
         self.mlp_in = nn.Linear(width, hidden)
         self.mlp_out = nn.Linear(hidden, width)
-        # Gates start at 0 by the shared projection's zero initialisation; the table starts there too but for the texture
-        # gate, whose output projection is zero instead, or neither of the two would ever get a gradient.
+        # Gates start at 0 by the shared projection's zero initialisation; the table starts there too but for the
+        # texture gate, whose output projection is zero instead, or neither of the two would ever get a gradient.
         self.table = nn.Parameter(torch.zeros(7, width))
         nn.init.ones_(self.table[6])
         nn.init.zeros_(self.texture_out.weight)
@@ -108,7 +109,6 @@ class PatchDiT(ModelMixin, ConfigMixin):
     "sample" the network's output is added to y0, so that an untrained network returns the coarse patch.
     """
 
-    config_name = "config.json"
     _supports_gradient_checkpointing = True
 
     @register_to_config

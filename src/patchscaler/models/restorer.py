@@ -1,6 +1,7 @@
-"""Global Restoration Module (GRM), convolutional, from LR pixels: coarse HR latents and their expected error (paper, Eq. 1)."""
+"""Global Restoration Module (GRM), convolutional, from LR pixels: coarse HR latents and their expected error, Eq. 1."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -25,7 +26,7 @@ def soft_log_error(raw: Tensor) -> Tensor:
 
 
 class Restoration(NamedTuple):
-    """latents: coarse HR latents y0 (n,c,h,w); log_error: ln of their expected squared error, channel mean (n,1,h,w)."""
+    """latents: coarse HR latents y0 (n,c,h,w); log_error (n,1,h,w): ln of their expected squared error, channel mean."""
 
     latents: Tensor
     log_error: Tensor
@@ -42,11 +43,11 @@ def confidence_from(log_error: Float[Tensor, "n 1 h w"], eta: float) -> Float[Te
 def restoration_loss(
     restored: Restoration, target: Float[Tensor, "n c h w"], eta: float, uncertainty_weight: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Eq. 1: |y - x|_1 + lambda (C |y - x|^2 - eta log C), lambda = uncertainty_weight; squared error: mean over channels.
+    """Eq. 1: |y - x|_1 + lambda (C |y - x|^2 - eta log C), lambda = uncertainty_weight; squares: mean over channels.
 
     With C = eta exp(-s) the bracket is eta (exp(-s) e + s) up to a constant, whose optimum for s is ln e, the error
-    itself, also where C would pass 1. Choice: s learns from that form, the latents from C |y - x|^2 with C capped at 1 as
-    it is read later (confidence_from): uncapped, the easy places would take all the gradient.
+    itself, also where C would pass 1. Choice: s learns from that form, the latents from C |y - x|^2 with C capped at 1
+    as it is read later (confidence_from): uncapped, the easy places would take all the gradient.
     """
     difference = restored.latents.float() - target
     absolute = difference.abs().mean()
@@ -62,30 +63,31 @@ def restoration_loss(
 
 
 class ConvRestorer(ModelMixin, ConfigMixin):
-    """The `tiny` GRM: PixelUnshuffle(2) puts a x4 LR picture on the latent grid (stride 8), residual blocks do the rest.
+    """The `tiny` GRM: residual blocks on the LR pixels, then PixelUnshuffle(2) onto the latent grid (output stride 8).
 
     parameter       | meaning
     ----------------|-----------------------------------------------------------------------------
     latent_channels | c of the autoencoder
-    width, blocks   | channels and residual blocks; each block sees 2 latents (16 output px) further
+    width, blocks   | channels and residual blocks; each block sees 2 LR pixels (8 output px) further
     eta             | difficulty scale of the confidence map, in squared normalised latent units
 
-    Without normalisation layers the result at a latent depends on `reach` latents around it and nothing else.
+    Choice: blocks at LR resolution. Blocks of twice the width on the latent grid cost the same arithmetic and learn
+    four times slower (docs/training.md). Without normalisation layers an output latent depends on `reach` latents
+    around it.
     """
 
-    config_name = "config.json"
     input_kind = "pixels"
 
     @register_to_config
-    def __init__(self, latent_channels: int = 32, width: int = 128, blocks: int = 12, eta: float = 0.1) -> None:
+    def __init__(self, latent_channels: int = 32, width: int = 64, blocks: int = 16, eta: float = 0.1) -> None:
         super().__init__()
         if eta <= 0:
             raise ConfigError(f"eta must be positive, not {eta}")
         # A linear path that can hold bicubic interpolation exactly: x4 bicubic of a 2x2 LR cell needs 6x6 LR pixels.
         self.skip = nn.Conv2d(12, latent_channels, 3, padding=1)
-        self.entry = nn.Conv2d(12, width, 3, padding=1)
+        self.entry = nn.Conv2d(3, width, 3, padding=1)
         self.body = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
-        self.exit = nn.Conv2d(width, latent_channels + 1, 3, padding=1)
+        self.exit = nn.Conv2d(4 * width, latent_channels + 1, 3, padding=1)
         nn.init.zeros_(self.exit.weight)
         nn.init.zeros_(self.exit.bias)  # type: ignore[arg-type]
 
@@ -96,22 +98,23 @@ class ConvRestorer(ModelMixin, ConfigMixin):
     @property
     def reach(self) -> int:
         """Latents on each side that an output latent depends on."""
-        return 2 * int(self.config["blocks"]) + 2
+        return math.ceil((2 * int(self.config["blocks"]) + 1) / 2) + 1
 
     def forward(self, pixels: Float[Tensor, "n 3 height width"]) -> Restoration:
         """LR RGB in [0,1], even sides -> Restoration at h = height/2, float32."""
         if pixels.shape[-2] % 2 or pixels.shape[-1] % 2:
             raise ValueError(f"sides {tuple(pixels.shape[-2:])} must be even")
-        cells = F.pixel_unshuffle(pixels - 0.5, 2)
-        with torch.autocast(cells.device.type, enabled=False):  # bf16 would cost colour precision here
-            base = F.conv2d(cells.float(), self.skip.weight.float(), self.skip.bias.float(), padding=1)  # type: ignore[union-attr]
-        x = self.entry(cells.to(self.entry.weight.dtype))
-        out = self.exit(self.body(x) + x).float()
+        centred = pixels - 0.5
+        with torch.autocast(pixels.device.type, enabled=False):  # bf16 would cost colour precision here
+            cells = F.pixel_unshuffle(centred.float(), 2)
+            base = F.conv2d(cells, self.skip.weight.float(), self.skip.bias.float(), padding=1)  # type: ignore[union-attr]
+        x = self.entry(centred.to(self.entry.weight.dtype))
+        out = self.exit(F.pixel_unshuffle(self.body(x) + x, 2)).float()
         return Restoration(base + out[:, :-1], soft_log_error(out[:, -1:]))
 
 
-def bicubic_skip(encode: "nn.Module", latent_channels: int) -> tuple[Tensor, Tensor]:
-    """Weight (c,12,3,3) and bias (c,) with which ConvRestorer.skip equals encode(bicubic x4), found by probing impulses.
+def bicubic_skip(encode: Callable[[Tensor], Tensor], latent_channels: int) -> tuple[Tensor, Tensor]:
+    """Weight (c,12,3,3) and bias (c,) with which ConvRestorer.skip equals encode(bicubic x4), by probing impulses.
 
     encode: a linear (affine) map (1,3,H,W) -> (1,c,H/8,W/8), H and W multiples of 8.
     """

@@ -1,4 +1,4 @@
-"""Texture prompt: a texture classifier on latents, the Reference Texture Memory, a similarity-aware encoder (Algorithm 1)."""
+"""Texture prompt: texture classifier on latents, Reference Texture Memory, similarity-aware encoder (Algorithm 1)."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from patchscaler.models.autoencoder import ResidualBlock
 
 
 class Retrieval(NamedTuple):
-    """The K best textures of each patch: places in the memory (n,K) and their similarities in [-1,1] (n,K), best first."""
+    """The K best textures of each patch: places in the memory (n,K), their similarities in [-1,1] (n,K), best first."""
 
     places: Tensor
     similarities: Tensor
@@ -24,15 +24,14 @@ class Retrieval(NamedTuple):
 class TextureClassifier(ModelMixin, ConfigMixin):
     """Latent patch -> unit vector that says what texture it is: the keys of the memory and the queries to it.
 
-    Channel means and deviations over the patch are what enters the last layer, so the place of a texture within the patch
-    does not matter. `predict` maps the vector to the features of the pretrained network that it was trained to match.
+    Channel means and deviations over the patch are what enters the last layer, so the place of a texture within the
+    patch does not matter. `predict` maps the vector to the features of the pretrained network that it was trained to
+    match.
     """
-
-    config_name = "config.json"
 
     @register_to_config
     def __init__(
-        self, latent_channels: int = 32, width: int = 96, blocks: int = 3, features: int = 128, targets: int = 304
+        self, latent_channels: int = 32, width: int = 96, blocks: int = 3, features: int = 128, targets: int = 240
     ) -> None:
         super().__init__()
         self.entry = nn.Conv2d(latent_channels, width, 3, padding=1)
@@ -50,18 +49,16 @@ class TextureClassifier(ModelMixin, ConfigMixin):
 class ReferenceTextureMemory(ModelMixin, ConfigMixin):
     """`size` HR latent patches (values) under their classifier features (keys).
 
-    Values are 8-bit with one scale per channel: half the space of half precision, with an error far below what the texture
-    encoder can tell apart. An empty memory (all zero) is valid until `fill` is called.
+    Values are 8-bit with one scale per channel: half the space of half precision, with an error far below what the
+    texture encoder can tell apart. An empty memory (all zero) is valid until `fill` is called.
     """
 
-    config_name = "config.json"
-
     @register_to_config
-    def __init__(
-        self, latent_channels: int = 32, sample_size: int = 16, features: int = 128, size: int = 2000
-    ) -> None:
+    def __init__(self, latent_channels: int = 32, sample_size: int = 16, features: int = 128, size: int = 2000) -> None:
         super().__init__()
-        self.register_buffer("texture_values", torch.zeros(size, latent_channels, sample_size, sample_size, dtype=torch.int8))
+        self.register_buffer(
+            "texture_values", torch.zeros(size, latent_channels, sample_size, sample_size, dtype=torch.int8)
+        )
         self.register_buffer("value_scale", torch.ones(latent_channels))
         self.register_buffer("texture_keys", torch.zeros(size, features))
 
@@ -107,8 +104,6 @@ class TextureEncoder(ModelMixin, ConfigMixin):
     The similarity scales and shifts all tokens of its texture, so a poor match can be turned down.
     """
 
-    config_name = "config.json"
-
     @register_to_config
     def __init__(
         self, latent_channels: int = 32, sample_size: int = 16, patch_size: int = 4, width: int = 256, top_k: int = 4
@@ -132,9 +127,7 @@ class TextureEncoder(ModelMixin, ConfigMixin):
     ) -> Float[Tensor, "n tokens width"]:
         """tokens = K * (V / patch_size)^2, texture by texture."""
         dtype = self.entry.weight.dtype
-        x = rearrange(
-            values.to(dtype), "n k c (h p) (w q) -> n k (h w) (c p q)", p=self.patch, q=self.patch
-        )
+        x = rearrange(values.to(dtype), "n k c (h p) (w q) -> n k (h w) (c p q)", p=self.patch, q=self.patch)
         x = self.entry(x) + self.positions.to(dtype)
         weight = self.similarity_out(F.silu(self.similarity_in(similarities.to(dtype)[..., None, None])))
         scale, shift = weight.chunk(2, dim=-1)

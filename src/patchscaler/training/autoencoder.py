@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from patchscaler.data.pairs import validation_pairs
-from patchscaler.data.pictures import PicturePool, PictureSet
+from patchscaler.data.pictures import PicturePool, PictureSet, picture_files
 from patchscaler.imaging.fidelity import psnr_y
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.training.common import sheet
@@ -73,6 +73,7 @@ def latent_statistics(model: dict[str, Any], crops: CropDataset, count: int) -> 
 class AutoencoderTask:
     def __init__(self, settings: AutoencoderSettings) -> None:
         self.settings = settings
+        picture_files(Path(settings.validation))  # a missing folder fails now, not at the first validation
         self.crops = CropDataset(PicturePool(settings.pictures), settings.run.seed, settings.crop)
         statistics = latent_statistics(settings.model, self.crops, settings.statistics_crops)
         torch.manual_seed(settings.run.seed)

@@ -13,7 +13,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
@@ -43,6 +43,7 @@ _FREE = {
 }
 
 
+@runtime_checkable
 class Task(Protocol):
     """What a part brings to the loop."""
 

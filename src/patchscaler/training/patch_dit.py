@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from patchscaler.data.pairs import PairSettings, validation_pairs
-from patchscaler.data.pictures import PictureSet
+from patchscaler.data.pictures import PictureSet, picture_files
 from patchscaler.diffusion.noise import place_noise
 from patchscaler.diffusion.pgs import GroupConfig, assign_groups, sample
 from patchscaler.diffusion.schedule import TRAIN_STEPS, make_scheduler
@@ -92,6 +92,7 @@ class TexturedDenoiser(nn.Module):
 class PatchDiTTask:
     def __init__(self, settings: PatchDiTSettings) -> None:
         self.settings = settings
+        picture_files(Path(settings.validation))  # a missing folder fails now, not at the first validation
         self.autoencoder = load_autoencoder(settings.autoencoder)
         self.restorer = load_frozen(ConvRestorer, settings.restorer).to(memory_format=torch.channels_last)
         self.classifier = load_frozen(TextureClassifier, settings.classifier)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from patchscaler.data.pairs import PairDataset, PairSettings, validation_pairs
-from patchscaler.data.pictures import PictureSet
+from patchscaler.data.pictures import PictureSet, picture_files
 from patchscaler.imaging.fidelity import psnr_y
 from patchscaler.models.restorer import ConvRestorer, bicubic_skip, restoration_loss
 from patchscaler.training.common import load_autoencoder, sheet
@@ -43,6 +43,7 @@ class RestorerSettings:
 class RestorerTask:
     def __init__(self, settings: RestorerSettings) -> None:
         self.settings = settings
+        picture_files(Path(settings.validation))  # a missing folder fails now, not at the first validation
         self.autoencoder = load_autoencoder(settings.autoencoder)
         torch.manual_seed(settings.run.seed)
         restorer = ConvRestorer(latent_channels=self.autoencoder.latent_channels, **settings.model)

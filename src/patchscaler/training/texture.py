@@ -34,7 +34,6 @@ class TextureSettings:
     pictures: PictureSet
     autoencoder: str
     restorer: str
-    validation: str
     model: dict[str, Any] = field(default_factory=dict)
     pairs: PairSettings = field(default_factory=lambda: PairSettings(crop=128, draws=1))
     contrast_weight: float = 0.1

@@ -1,0 +1,395 @@
+"""Training data: every sample is a function of (seed, index), and what is cached is what would be made."""
+
+import csv
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from patchscaler.data.degradation import DegradationConfig, degrade_at
+from patchscaler.data.pairs import PairDataset, PairSettings, validation_pairs
+from patchscaler.data.pictures import PicturePool, PictureSet, is_decoded
+from patchscaler.errors import ConfigError, DataError
+from patchscaler.models.autoencoder import DctAutoencoder
+from patchscaler.models.restorer import ConvRestorer
+from patchscaler.training.latents import CacheSettings, LatentCache, PatchDataset
+
+law = settings(deadline=None, max_examples=20)
+
+BICUBIC = PairSettings(crop=32, mixture={"bicubic": 1.0})
+
+
+@pytest.fixture(scope="module")
+def pictures(training_pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> PictureSet:
+    return PictureSet(str(training_pictures), cache=str(tmp_path_factory.mktemp("cache")), min_side=64)
+
+
+def save(path: Path, height: int, width: int, value: int = 90) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    y, x = np.mgrid[0:height, 0:width]
+    pixels = np.stack([np.full_like(x, value), (x * 7 + y * 3) % 256, (y * 5) % 256], axis=2)
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
+
+
+@law
+@given(st.integers(0, 2**40), st.lists(st.integers(0, 2**40), max_size=4), st.integers(0, 3))
+def test_a_crop_is_a_function_of_seed_and_index(pictures: PictureSet, index: int, before: list[int], seed: int) -> None:
+    fresh, used = PicturePool(pictures), PicturePool(pictures)
+    for other in before:
+        used.crop(seed, other, 24)
+    crop = used.crop(seed, index, 24)
+    assert crop.shape == (3, 24, 24)
+    assert crop.dtype == torch.uint8
+    assert torch.equal(crop, fresh.crop(seed, index, 24))
+
+
+def test_indices_and_seeds_give_different_crops(pictures: PictureSet) -> None:
+    pool = PicturePool(pictures)
+    crops = {pool.crop(seed, index, 80).numpy().tobytes() for seed in range(2) for index in range(20)}
+    assert len(crops) == 40
+
+
+def test_a_crop_lies_in_a_picture_in_one_of_eight_orientations(tmp_path: Path) -> None:
+    """Red is the column and green the row, so a crop says where it was cut and how it was turned."""
+    y, x = np.mgrid[0:40, 0:50]
+    (tmp_path / "in").mkdir()
+    Image.fromarray(np.stack([x, y, np.full_like(x, 7)], axis=2).astype(np.uint8)).save(tmp_path / "in" / "0.png")
+    pool = PicturePool(PictureSet(str(tmp_path / "in"), str(tmp_path / "cache"), 16))
+    orientations, corners = set(), set()
+    for index in range(400):
+        red, green, blue = pool.crop(0, index, 9).int()
+        corners.add((int(green.min()), int(red.min())))
+        assert (blue == 7).all()
+        steps = [{*x.diff(dim=d).flatten().tolist()} for x in (red, green) for d in (0, 1)]
+        assert all(len(step) == 1 for step in steps)
+        orientations.add(tuple(min(step) for step in steps))
+    assert orientations == {(0, a, b, 0) for a in (1, -1) for b in (1, -1)} | {
+        (a, 0, 0, b) for a in (1, -1) for b in (1, -1)
+    }
+    rows, cols = zip(*corners, strict=True)
+    assert (min(rows), max(rows), min(cols), max(cols)) == (0, 40 - 9, 0, 50 - 9)
+
+
+def test_more_draws_find_more_contrast(pictures: PictureSet) -> None:
+    pool = PicturePool(pictures)
+
+    def contrast(draws: int) -> float:
+        crops = torch.stack([pool.crop(0, index, 16, draws) for index in range(200)])[:, 1].float()
+        return float(crops.diff(dim=1).abs().mean() + crops.diff(dim=2).abs().mean())
+
+    assert contrast(1) < contrast(2) < contrast(8)
+
+
+def test_pictures_are_decoded_once_and_again_when_the_files_change(tmp_path: Path) -> None:
+    pictures = PictureSet(str(tmp_path / "in"), cache=str(tmp_path / "cache"), min_side=16)
+    save(tmp_path / "in" / "a.png", 20, 30)
+    save(tmp_path / "in" / "deep" / "b.PNG", 40, 20)
+    assert not is_decoded(pictures)
+    pool = PicturePool(pictures)
+    sizes = [(row["file"], row["height"], row["width"]) for row in pool.table]
+    assert sizes == [("a.png", 20, 30), ("deep/b.PNG", 40, 20)]
+    assert is_decoded(pictures)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+    again = PicturePool(pictures)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == before
+    assert pool.identity == again.identity
+    for number, row in enumerate(pool.table):
+        with Image.open(tmp_path / "in" / row["file"]) as picture:
+            assert np.array_equal(np.asarray(picture), again.picture(number))
+
+    save(tmp_path / "in" / "a.png", 50, 60)
+    assert not is_decoded(pictures)
+    changed = PicturePool(pictures)
+    assert changed.picture(0).shape == (50, 60, 3)
+    assert changed.identity != pool.identity
+
+    (tmp_path / "in" / "a.png").unlink()
+    assert len(PicturePool(pictures)) == 1
+
+    for path in (tmp_path / "cache").glob("*.u8"):
+        path.unlink()
+    assert PicturePool(pictures).picture(0).shape == (40, 20, 3)
+
+
+def test_grey_palette_and_alpha_pictures_become_rgb(tmp_path: Path) -> None:
+    for mode in ("L", "P", "RGBA", "LA", "1"):
+        save(tmp_path / "in" / "x.png", 20, 20)
+        with Image.open(tmp_path / "in" / "x.png") as picture:
+            picture.convert(mode).save(tmp_path / "in" / f"{mode}.png")
+    pool = PicturePool(PictureSet(str(tmp_path / "in"), cache=str(tmp_path / "cache"), min_side=16))
+    assert all(pool.picture(number).shape == (20, 20, 3) for number in range(6))
+
+
+def test_small_pictures_are_left_out(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "large.png", 40, 50)
+    save(tmp_path / "in" / "low.png", 31, 80)
+    save(tmp_path / "in" / "narrow.png", 80, 31)
+    pictures = PictureSet(str(tmp_path / "in"), cache=str(tmp_path / "cache"), min_side=32)
+    assert [row["file"] for row in PicturePool(pictures).table] == ["large.png"]
+    with pytest.raises(DataError, match="in: no picture has both sides of at least min_side = 64 pixels"):
+        PicturePool(dataclasses.replace(pictures, min_side=64))
+    pool = PicturePool(dataclasses.replace(pictures, min_side=16))
+    with pytest.raises(ConfigError, match=r"crop 48 doesn't fit low\.png \(31x80\); set pictures\.min_side to 48"):
+        pool.check_crop(48)
+    with pytest.raises(ConfigError, match="crop 32 doesn't fit"):
+        PairDataset(dataclasses.replace(pictures, min_side=16), BICUBIC, 0)
+
+
+def test_unusable_folders_are_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "notes.txt").write_text("no picture")
+    for name in ("empty", "missing"):
+        with pytest.raises(DataError, match=f"{name}: no pictures in this folder"):
+            PicturePool(PictureSet(str(tmp_path / name), cache=str(tmp_path / "cache")))
+
+
+@pytest.mark.parametrize("damage", ["text", "truncated", "empty"])
+def test_an_unreadable_picture_is_named_and_can_be_removed(damage: str, tmp_path: Path) -> None:
+    pictures = PictureSet(str(tmp_path / "in"), cache=str(tmp_path / "cache"), min_side=16)
+    save(tmp_path / "in" / "a.png", 40, 50)
+    whole = (tmp_path / "in" / "a.png").read_bytes()
+    bad = tmp_path / "in" / "bad.png"
+    bad.write_bytes({"text": b"no picture", "truncated": whole[: len(whole) // 2], "empty": b""}[damage])
+    with pytest.raises(DataError, match=r"bad\.png: can't be read as a picture .*; remove it"):
+        PicturePool(pictures)
+    assert not list((tmp_path / "cache").iterdir())
+    bad.unlink()
+    assert len(PicturePool(pictures)) == 1
+
+
+def write_manifest(path: Path, kinds: dict[str, str], columns: tuple[str, str] = ("file", "kind")) -> str:
+    with open(path, "w", newline="") as stream:
+        csv.writer(stream).writerows([columns, *kinds.items()])
+    return str(path)
+
+
+def test_kinds_get_their_share_of_crops(tmp_path: Path) -> None:
+    """Kinds 60 : 30 and 10 for the one not named, shared among its pictures; each picture has a red of its own."""
+    kinds = {"0.png": "photo", "1.png": "text", "2.png": "text", "3.png": "art"}
+    for name in kinds:
+        save(tmp_path / "in" / name, 20, 20, value=int(name[0]))
+    manifest = write_manifest(tmp_path / "kinds.csv", kinds)
+    weights = {"photo": 0.6, "text": 0.3}
+    pool = PicturePool(
+        PictureSet(str(tmp_path / "in"), str(tmp_path / "cache"), 16, manifest, weights, other_weight=0.1)
+    )
+    count = 1500
+    seen = np.bincount([int(pool.crop(3, index, 8)[0, 0, 0]) for index in range(count)], minlength=4) / count
+    expected = np.array([0.6, 0.15, 0.15, 0.1])
+    assert (np.abs(seen - expected) < 4 * np.sqrt(expected * (1 - expected) / count)).all()
+
+
+def test_a_manifest_that_does_not_fit_is_named(tmp_path: Path) -> None:
+    save(tmp_path / "in" / "0.png", 20, 20)
+    pictures = PictureSet(str(tmp_path / "in"), str(tmp_path / "cache"), 16)
+    with pytest.raises(DataError, match=r"none\.csv: can't read the manifest"):
+        PicturePool(dataclasses.replace(pictures, manifest=str(tmp_path / "none.csv")))
+    other = write_manifest(tmp_path / "other.csv", {"0.png": "photo"}, ("file", "class"))
+    with pytest.raises(DataError, match=r"other\.csv: the manifest has no column 'kind'"):
+        PicturePool(dataclasses.replace(pictures, manifest=other))
+    manifest = write_manifest(tmp_path / "kinds.csv", {"0.png": "photo"})
+    with pytest.raises(DataError, match="kind_weights and other_weight must be"):
+        PicturePool(dataclasses.replace(pictures, manifest=manifest, kind_weights={"photo": 0.0}))
+
+
+@law
+@given(st.integers(0, 2**40), st.lists(st.integers(0, 2**40), max_size=2))
+def test_a_pair_is_a_function_of_seed_and_index(pictures: PictureSet, index: int, before: list[int]) -> None:
+    pairs = PairSettings(crop=32)
+    used = PairDataset(pictures, pairs, 5)
+    for other in before:
+        used[other]
+    one, two = PairDataset(pictures, pairs, 5)[index], used[index]
+    assert one["hr"].shape == (3, 32, 32)
+    assert one["lr"].shape == (3, 8, 8)
+    for key, value in one.items():
+        assert value.dtype == torch.float32
+        assert 0 <= value.min() <= value.max() <= 1
+        assert torch.equal(value, two[key])
+
+
+def test_pairs_are_of_every_kind_in_the_mixture(pictures: PictureSet) -> None:
+    dataset = PairDataset(pictures, PairSettings(crop=16, mixture={"bicubic": 3.0, "mild": 1.0, "real_esrgan": 0.0}), 0)
+    kinds = {"bicubic": DegradationConfig.bicubic(), "mild": DegradationConfig.mild()}
+    counts = dict.fromkeys(kinds, 0)
+    for index in range(300):
+        pair = dataset[index]
+        made = {name: degrade_at(pair["hr"], kind, 0, index) for name, kind in kinds.items()}
+        found = [name for name, lr in made.items() if torch.equal(lr, pair["lr"])]
+        assert found
+        counts[found[0]] += 1
+    assert 300 * 0.75 - 30 < counts["bicubic"] < 300 * 0.75 + 30
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"mixture": {"wild": 1.0}}, "give positive shares of bicubic, mild, real_esrgan"),
+        ({"mixture": {"mild": 0.0}}, "give positive shares"),
+        ({"mixture": {"mild": 2.0, "bicubic": -1.0}}, "give positive shares"),
+        ({"mixture": {}}, "give positive shares"),
+        ({"crop": 40}, "crop 40 must be a multiple of 16"),
+        ({"crop": 0}, "crop 0 must be a multiple of 16"),
+        ({"draws": 0}, "draws 0 must be at least 1"),
+    ],
+)
+def test_impossible_pairs_are_refused(change: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
+        PairSettings(**change)
+
+
+def test_validation_pairs(training_pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    pairs = validation_pairs(str(training_pictures), 0)
+    assert [tuple(pair["hr"].shape) for pair in pairs] == [
+        (1, 3, 96, 112),
+        (1, 3, 112, 96),
+        (1, 3, 128, 128),
+        (1, 3, 112, 160),
+    ]
+    for number, pair in enumerate(pairs):
+        lr = degrade_at(pair["hr"][0], DegradationConfig.bicubic(), 0, number)
+        assert torch.equal(pair["lr"][0], lr)
+    centre = validation_pairs(str(training_pictures), 2, "mild", side=50)
+    assert [tuple(pair["hr"].shape) for pair in centre] == [(1, 3, 48, 48)] * 2
+    assert torch.equal(centre[0]["hr"], pairs[0]["hr"][..., 24:72, 32:80])
+    assert not torch.equal(centre[0]["lr"], pairs[0]["lr"][..., 6:18, 8:20])
+    assert not list(tmp_path.iterdir())
+
+
+def test_validation_pairs_leave_out_small_pictures(tmp_path: Path) -> None:
+    save(tmp_path / "a.png", 63, 200)
+    with pytest.raises(DataError, match="no picture has both sides of at least 64 pixels"):
+        validation_pairs(str(tmp_path), 0)
+    save(tmp_path / "b.png", 64, 79)
+    assert [tuple(pair["hr"].shape[2:]) for pair in validation_pairs(str(tmp_path), 5)] == [(64, 64)]
+
+
+@pytest.fixture(scope="module")
+def autoencoder() -> DctAutoencoder:
+    return DctAutoencoder(luma=4, chroma=1, width=8, blocks=1, fine_width=8, fine_blocks=1).eval()
+
+
+@pytest.fixture(scope="module")
+def restorer() -> ConvRestorer:
+    torch.manual_seed(0)
+    network = ConvRestorer(latent_channels=6, width=8, blocks=1).eval()
+    torch.nn.init.normal_(network.exit.weight, std=0.05)
+    return network.requires_grad_(False)
+
+
+def test_the_latent_cache_holds_what_the_networks_make(
+    pictures: PictureSet, autoencoder: DctAutoencoder, restorer: ConvRestorer, tmp_path: Path
+) -> None:
+    cache = LatentCache(CacheSettings(str(tmp_path), 20, seed=4, workers=0), pictures, BICUBIC, autoencoder, restorer)
+    dataset = PairDataset(pictures, BICUBIC, 4)
+    assert {name: array.shape for name, array in cache.arrays.items()} == {
+        "hr": (20, 6, 4, 4),
+        "coarse": (20, 6, 4, 4),
+        "log_error": (20, 1, 4, 4),
+    }
+    for index in (0, 7, 19):  # the last is in a smaller batch
+        pair = dataset[index]
+        hr, restored = autoencoder.encode(pair["hr"][None]), restorer(pair["lr"][None])
+        for name, value, tolerance in (
+            ("hr", hr, 1e-3),
+            ("coarse", restored.latents, 0.03),
+            ("log_error", restored.log_error, 0.03),
+        ):
+            stored = torch.from_numpy(np.array(cache.arrays[name][index], dtype=np.float32))
+            torch.testing.assert_close(stored, value[0], atol=tolerance, rtol=tolerance)  # half; restored in bfloat16
+    patch = cache.patches(5, 1, 0, 3)
+    for name, array in cache.arrays.items():
+        assert patch[name].dtype == torch.float32
+        assert np.array_equal(patch[name].numpy(), array[5, :, 1:4, 0:3].astype(np.float32))
+
+
+def test_an_interrupted_cache_goes_on(
+    pictures: PictureSet, autoencoder: DctAutoencoder, restorer: ConvRestorer, tmp_path: Path
+) -> None:
+    count, pairs = 830, PairSettings(crop=16, draws=1, mixture={"bicubic": 1.0})  # it notes its place at 800
+
+    def build(folder: str) -> LatentCache:
+        place = CacheSettings(str(tmp_path / folder), count, workers=0)
+        return LatentCache(place, pictures, pairs, autoencoder, restorer)
+
+    whole = build("whole")
+    batches = []
+
+    def interrupt(*_: Any) -> None:
+        batches.append(1)
+        if len(batches) == 52:
+            raise KeyboardInterrupt
+
+    hook = restorer.register_forward_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        build("stopped")
+    resumed = build("stopped")
+    hook.remove()
+    assert len(batches) == 52 + 2
+    for name, array in whole.arrays.items():
+        assert np.array_equal(array, resumed.arrays[name])
+        assert np.abs(array[-1].astype(np.float32)).max() > 0
+    before = [path.stat().st_mtime_ns for path in sorted(whole.folder.iterdir())]
+    build("whole")
+    assert [path.stat().st_mtime_ns for path in sorted(whole.folder.iterdir())] == before
+
+
+def test_a_cache_belongs_to_what_it_was_made_of(
+    pictures: PictureSet, autoencoder: DctAutoencoder, restorer: ConvRestorer, tmp_path: Path
+) -> None:
+    other_parts = (
+        DctAutoencoder(luma=2, chroma=2, width=8, blocks=1, fine_width=8, fine_blocks=1),
+        DctAutoencoder(luma=4, chroma=1, width=8, blocks=1, fine_width=8, fine_blocks=1, latents_mean=[0.5] * 6),
+    )
+    other_restorer = ConvRestorer(latent_channels=6, width=8, blocks=1).requires_grad_(False)
+
+    def folder(
+        seed: int = 1, pictures: PictureSet = pictures, pairs: PairSettings = BICUBIC, parts: Any = None
+    ) -> Path:
+        place = CacheSettings(str(tmp_path), 2, seed, workers=0)
+        return LatentCache(place, pictures, pairs, *(parts or (autoencoder, restorer))).folder
+
+    moved = dataclasses.replace(pictures, cache=str(tmp_path / "elsewhere"))
+    assert folder() == folder() == folder(pictures=moved)
+    save(tmp_path / "in" / "0.png", 64, 64)
+    own = PictureSet(str(tmp_path / "in"), str(tmp_path / "cache"), 32)
+    first = folder(pictures=own)
+    save(tmp_path / "in" / "1.png", 64, 64)
+    folders = [
+        folder(),
+        folder(seed=2),
+        folder(pairs=PairSettings(crop=32, mixture={"mild": 1.0})),
+        folder(parts=(other_parts[0], restorer)),
+        folder(parts=(other_parts[1], restorer)),
+        folder(parts=(autoencoder, other_restorer)),
+        first,
+        folder(pictures=own),  # with one more file
+    ]
+    assert len(set(folders)) == len(folders)
+
+
+def test_patches_are_a_function_of_seed_and_index(
+    pictures: PictureSet, autoencoder: DctAutoencoder, restorer: ConvRestorer, tmp_path: Path
+) -> None:
+    cache = LatentCache(CacheSettings(str(tmp_path), 8, workers=0), pictures, BICUBIC, autoencoder, restorer)
+    one, two = PatchDataset(cache, 2, seed=3), PatchDataset(cache, 2, seed=3)
+    two[4]
+    for index in (0, 9, 2**39):
+        for name, value in one[index].items():
+            assert value.shape == ({"log_error": 1}.get(name, 6), 2, 2)
+            assert torch.equal(value, two[index][name])
+    easy, hard = (
+        torch.stack([PatchDataset(cache, 2, 0, share)[index]["log_error"].mean() for index in range(200)])
+        for share in (0.0, 1.0)
+    )
+    assert (hard >= easy).all()
+    assert hard.mean() > easy.mean()
+    with pytest.raises(ConfigError, match=r"crops of 4 latents hold no patch of 5: set pairs\.crop to 40"):
+        PatchDataset(cache, 5, seed=0)
