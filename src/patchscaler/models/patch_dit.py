@@ -2,9 +2,9 @@
 
 DiT blocks with self-attention, cross-attention to the texture tokens and an MLP. Time enters by adaLN-single: one
 shared projection gives seven vectors (shift, scale, gate of attention; the same of the MLP; the gate of
-cross-attention) to which each block adds its own learned table. The seventh is the paper's "dimension-wise scaling parameters
-based on the time embedding". Keys and values of the texture tokens don't depend on time, so `texture_cache` computes
-them once per patch.
+cross-attention) to which each block adds its own learned table. The seventh is the paper's "dimension-wise scaling
+parameters based on the time embedding". Keys and values of the texture tokens don't depend on time, so `texture_cache`
+computes them once per patch.
 """
 
 import math

@@ -26,7 +26,7 @@ def soft_log_error(raw: Tensor) -> Tensor:
 
 
 class Restoration(NamedTuple):
-    """latents: coarse HR latents y0 (n,c,h,w); log_error (n,1,h,w): ln of their expected squared error, channel mean."""
+    """latents: coarse HR latents y0 (n,c,h,w); log_error (n,1,h,w): ln of their expected squared error (mean of c)."""
 
     latents: Tensor
     log_error: Tensor
