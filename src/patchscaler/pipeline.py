@@ -122,9 +122,12 @@ class PatchScalerPipeline(DiffusionPipeline):
         kwargs.setdefault("low_cpu_mem_usage", is_accelerate_available())
         dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None) or default_dtype("cpu")
         try:
-            return super().from_pretrained(folder, **{_DTYPE_KEY: dtype}, **kwargs)
+            pipeline = super().from_pretrained(folder, **{_DTYPE_KEY: dtype}, **kwargs)
         except (OSError, ValueError) as error:
             raise WeightsError(f"{folder}: {' '.join(str(error).split())}") from error
+        # Without accelerate, diffusers leaves a part whose first tensor is whole numbers in its stored precision.
+        torch.nn.Module.to(pipeline.texture_memory, dtype)
+        return pipeline
 
     @torch.no_grad()
     def __call__(

@@ -164,7 +164,7 @@ class PatchDiT(ModelMixin, ConfigMixin):
         dtype = self.entry.weight.dtype
         pixels = torch.cat([x_t.to(dtype), coarse.to(dtype), log_error.to(dtype)], dim=1)
         tokens = rearrange(pixels, "n c (h p) (w q) -> n (h w) (c p q)", p=self.patch, q=self.patch)
-        x = self.entry(tokens) + self.positions.to(dtype)  # type: ignore[operator]
+        x = self.entry(tokens) + self.positions.to(dtype)
         time = self.time_out(F.silu(self.time_in(_time_features(t).to(dtype))))
         modulation = rearrange(self.modulation(F.silu(time)), "n (seven d) -> n seven d", seven=7)
         for number, layer in enumerate(self.layers):
