@@ -71,9 +71,9 @@ class ConvRestorer(ModelMixin, ConfigMixin):
     width, blocks   | channels and residual blocks; each block sees 2 LR pixels (8 output px) further
     eta             | difficulty scale of the confidence map, in squared normalised latent units
 
-    Choice: blocks at LR resolution. Blocks of twice the width on the latent grid cost the same arithmetic and learn
-    four times slower (docs/training.md). Without normalisation layers an output latent depends on `reach` latents
-    around it.
+    Choice: blocks at LR resolution. Blocks of twice the width on the latent grid cost the same arithmetic and need two
+    to three times the steps (docs/training.md). Without normalisation layers an output latent depends on `reach`
+    latents around it and on nothing else.
     """
 
     input_kind = "pixels"
