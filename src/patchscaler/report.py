@@ -24,7 +24,8 @@ ProgressCallback = Callable[[Progress], None]
 @dataclass
 class Report:
     """stages: {name: {"seconds", "peak_mib"}}, the latter the process's high-water mark when the stage ended (on a GPU:
-    the device's allocations); patches and steps: per group; patch_steps: denoiser evaluations of a patch, all told."""
+    the device's allocations); patches and steps: per group; patch_steps: denoiser evaluations of a patch, all told;
+    budget: its seconds, those left when the steps were chosen, and those that the chosen steps were to take."""
 
     device: str
     dtype: str
@@ -35,6 +36,7 @@ class Report:
     patches: dict[str, int] = field(default_factory=dict)
     steps: dict[str, int] = field(default_factory=dict)
     patch_steps: int = 0
+    budget: dict[str, float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

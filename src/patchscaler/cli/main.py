@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+import patchscaler.cli.upscale as upscale_command
 from patchscaler import __version__
 from patchscaler.cli.info import info
 from patchscaler.cli.model import assemble, calibrate, memory_app
@@ -36,6 +37,12 @@ def patchscaler(
     ] = False,
 ) -> None:
     """Enlarge photos x4, patch by patch, with the steps spent where the picture is hard."""
+
+
+def run() -> None:
+    """`main` in a process of its own, as the installed command: see `upscale.alone`."""
+    upscale_command.alone = True
+    main()
 
 
 def main() -> None:

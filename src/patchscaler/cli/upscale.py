@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -16,10 +17,17 @@ from patchscaler.errors import ConfigError, ImageReadError, ImageWriteError, Pat
 
 if TYPE_CHECKING:
     from patchscaler.imaging.picture import Picture
-    from patchscaler.pipeline import PatchScalerOutput
-    from patchscaler.report import Progress, ProgressCallback
+    from patchscaler.inference.crew import Crew
+    from patchscaler.inference.settings import Settings
+    from patchscaler.inference.way import Way
+    from patchscaler.report import Progress, ProgressCallback, Report
 
 SCALE = 4
+
+# Set by the installed command: the process enlarges pictures and nothing else, so it may import less.
+alone = False
+# From when a picture's budget counts: the program's start, then the end of the picture before.
+started = time.perf_counter()
 
 # Share of the time each stage takes, about: what the percentage is made of.
 STAGE_SHARES = {"restore": 0.05, "prompt": 0.05, "sample": 0.75, "decode": 0.1, "colour": 0.05}
@@ -58,11 +66,25 @@ def upscale(
         typer.Option("--output", "-o", metavar="FILE_OR_DIR", help="default: <stem>_x4.png beside each input"),
     ] = None,
     scale: Annotated[int, typer.Option(help="enlargement of each side; 4 is what the model can do")] = SCALE,
-    steps: Annotated[str, typer.Option(help="sampling steps of simple, medium and hard patches")] = "8,14,20",
+    quality: Annotated[
+        str | None, typer.Option(metavar="NAME", help="fast, balanced or best: preset of --steps [default: balanced]")
+    ] = None,
+    steps: Annotated[
+        str | None, typer.Option(metavar="N,N,N", help="sampling steps of simple, medium and hard patches")
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="as many steps as let each picture be finished in time")
+    ] = None,
+    gamma: Annotated[
+        str | None, typer.Option(metavar="C,C", help="confidence below which a patch is medium, hard [0.95,0.75]")
+    ] = None,
+    tau: Annotated[
+        str | None, typer.Option(metavar="T,T,T", help="start times of simple, medium, hard [400,700,1000]")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="same seed, same result")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
     model: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="bundled name, folder or hub id")] = "tiny",
-    batch_size: Annotated[int, typer.Option(min=1, help="patches at a time: memory, not the result")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="patches at a time: memory, not the result")] = 32,
     qmap: Annotated[
         str | None, typer.Option(metavar="FILE.png", help="draw the groups of patches; a folder for several inputs")
     ] = None,
@@ -79,7 +101,7 @@ def upscale(
     """
     if scale != SCALE:
         raise ConfigError(f"--scale {scale}: this model enlarges x{SCALE}; use --scale {SCALE}")
-    options = {"scale": scale, "steps": parse_steps(steps), "seed": seed, "batch_size": batch_size}
+    settings = parse_settings(quality, steps, budget, gamma, tau, seed=seed, batch_size=batch_size)
     place = choose_device(device)
 
     # 1. Everything that can be wrong with the call as a whole, before any work.
@@ -92,7 +114,7 @@ def upscale(
 
     # 2. Each picture for itself.
     try:
-        failures += _run(jobs, model, place, options)
+        failures += _run(jobs, model, place, settings)
     except KeyboardInterrupt as error:
         typer.echo("patchscaler: interrupted; finished pictures are kept", err=True)
         raise typer.Exit(130) from error
@@ -100,16 +122,42 @@ def upscale(
         raise typer.Exit(1)
 
 
-def parse_steps(text: str) -> tuple[int, ...]:
-    """The steps of simple, medium and hard patches from "8,14,20"; raises ConfigError."""
-    from patchscaler.diffusion.pgs import GroupConfig
+def parse_settings(
+    quality: str | None,
+    steps: str | None,
+    budget: float | None,
+    gamma: str | None,
+    tau: str | None,
+    *,
+    seed: int,
+    batch_size: int,
+) -> "Settings":
+    """The settings that the options ask for; raises ConfigError, which names the option."""
+    from patchscaler.inference.settings import GAMMAS, TAUS, Settings, choose_steps
 
+    gammas = _numbers("--gamma", gamma, float, "0.95,0.75") if gamma else GAMMAS
+    taus = _numbers("--tau", tau, int, "400,700,1000") if tau else TAUS
+    numbers = _numbers("--steps", steps, int, "8,14,20") if steps else None
+    given = {"--quality": quality, "--steps": steps, "--budget": budget, "--gamma": gamma, "--tau": tau}
     try:
-        return GroupConfig(steps=tuple(int(part) for part in text.split(","))).steps
-    except ValueError:
-        raise ConfigError(f"--steps {text}: give three whole numbers with commas, such as 8,14,20") from None
+        chosen = choose_steps(quality, numbers, budget, taus)
+        return Settings(chosen, gammas, taus, seed=seed, batch_size=batch_size, budget=budget)
     except ConfigError as error:
-        raise ConfigError(f"--steps {text}: {error}") from None
+        options = ", ".join(f"{name} {value}" for name, value in given.items() if value is not None)
+        raise ConfigError(f"{options}: {error}" if options else str(error)) from None
+
+
+def _numbers(option: str, text: str, kind: type, example: str) -> tuple[Any, ...]:
+    """As many numbers as the example has; raises ConfigError."""
+    wanted = example.count(",") + 1
+    try:
+        numbers = tuple(kind(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if len(numbers) != wanted:
+        what = f"{('two', 'three')[wanted - 2]} {'whole ' if kind is int else ''}numbers"
+        raise ConfigError(f"{option} {text}: give {what} with commas, such as {example}")
+    return numbers
 
 
 def available_devices() -> list[str]:
@@ -199,21 +247,15 @@ def _find_sources(inputs: Sequence[Path]) -> tuple[list[Path], int]:
     return list(dict.fromkeys(sources)), failures
 
 
-def _run(jobs: Sequence[Job], model: str, device: str, options: dict[str, Any]) -> int:
+def _run(jobs: Sequence[Job], model: str, device: str, settings: "Settings") -> int:
     """Do all jobs, and return how many failed. Raises WeightsError for a model that cannot be loaded."""
     if not jobs:
         return 0
-    from diffusers.utils.logging import disable_progress_bar
-
-    from patchscaler.pipeline import PatchScalerPipeline, default_dtype
-
-    disable_progress_bar()  # of the loading, which takes a moment
-    pipe: Any = PatchScalerPipeline.from_pretrained(model, dtype=default_dtype(device))
-    pipe.to(device)
+    crew = _crew(model, device)
     failures = 0
     for job in jobs:
         try:
-            typer.echo(_enlarge(pipe, job, options, model))
+            typer.echo(_enlarge(crew, job, settings, model))
             continue
         except (ImageReadError, ImageWriteError) as error:
             _complain(str(error))
@@ -229,38 +271,81 @@ def _run(jobs: Sequence[Job], model: str, device: str, options: dict[str, Any]) 
     return failures
 
 
-def _enlarge(pipe: Any, job: Job, options: dict[str, Any], model: str) -> str:
+def _crew(model: str, device: str) -> "Crew":
+    """The model, ready to work. Raises WeightsError."""
+    from patchscaler.storage import model_folder
+
+    folder = Path(model_folder(model))
+    if folder.is_dir():
+        from patchscaler.models import light
+
+        if alone:
+            light.choose()
+        from patchscaler.inference.crew import Crew
+        from patchscaler.inference.parts import default_dtype, load_parts
+
+        return Crew(load_parts(folder, default_dtype(device), device))
+    # Another name is one of the hub's, or wrong: the pipeline knows.
+    from diffusers.utils.logging import disable_progress_bar
+
+    from patchscaler.inference.crew import Crew
+    from patchscaler.pipeline import PatchScalerPipeline, default_dtype
+
+    disable_progress_bar()  # of the loading, which takes a moment
+    pipe: Any = PatchScalerPipeline.from_pretrained(model, dtype=default_dtype(device))
+    return Crew(pipe.to(device).parts)
+
+
+def _enlarge(crew: "Crew", job: Job, settings: "Settings", model: str) -> str:
     """Do one job; one line about it."""
     from patchscaler.imaging.files import read_picture, write_picture
+    from patchscaler.imaging.geometry import Size
+    from patchscaler.inference.budget import keep_within
+    from patchscaler.inference.canvas import SampleCanvas
+    from patchscaler.inference.shelf import Shelf
+    from patchscaler.inference.way import enlarge
+    from patchscaler.report import Report
 
+    global started
     picture = read_picture(job.source)
     for path in job.outputs:  # before the long work
         if not os.access(path.parent, os.W_OK | os.X_OK) or os.path.isdir(path):
             raise ImageWriteError(f"{path}: cannot be written there; choose another place or create the folder first")
-    with _progress_bar(job.source.name) as on_progress:
-        output: PatchScalerOutput = pipe(picture, output_type="pt", on_progress=on_progress, **options)
-        write_picture(job.result, output.images, like=picture, alpha=output.alpha)
+    report = Report(str(crew.parts.device), str(crew.parts.dtype).removeprefix("torch."), settings.seed)
+    shelf = Shelf()
+    canvas = SampleCanvas(shelf, Size(*(SCALE * side for side in picture.size)), picture)
+    adjust = keep_within(crew, report, started)
+    with _progress_bar(job.source.name) as notify:
+        way = enlarge(picture, crew, settings, canvas, report, shelf=shelf, notify=notify, adjust=adjust)
+        with report.stage("write"):
+            write_picture(job.result, canvas.pixels, like=picture, alpha=canvas.alpha)
         if job.qmap:
-            _write_qmap(job.qmap, picture, output)
+            _write_qmap(job.qmap, picture, way, report)
         if job.report:
             names = {"input": str(job.source), "output": str(job.result), "model": model, "version": __version__}
-            _write_text(job.report, json.dumps(names | output.report.as_dict(), indent=2) + "\n")
+            _write_text(job.report, json.dumps(names | report.as_dict(), indent=2) + "\n")
+    started = time.perf_counter()
+    return _summary(job, report)
 
-    report = output.report
+
+def _summary(job: Job, report: "Report") -> str:
     sizes = " -> ".join("x".join(map(str, size)) for size in (report.input_size, report.output_size))
     groups = ", ".join(f"{count} {name}" for name, count in report.patches.items())
     seconds = sum(stage["seconds"] for stage in report.stages.values())
-    return f"{job.source} -> {job.result}: {sizes} in {seconds:.1f} s, patches: {groups}"
+    line = f"{job.source} -> {job.result}: {sizes} in {seconds:.1f} s, patches: {groups}"
+    if report.budget is not None:
+        line += f"; steps {','.join(map(str, report.steps.values()))} for {report.budget['seconds']:g} s"
+    return line
 
 
-def _write_qmap(path: Path, picture: "Picture", output: "PatchScalerOutput") -> None:
+def _write_qmap(path: Path, picture: "Picture", way: "Way", report: "Report") -> None:
     from patchscaler.imaging.files import picture_from, write_picture
     from patchscaler.imaging.geometry import Size
     from patchscaler.imaging.qmap import draw_qmap
     from patchscaler.imaging.resize import resize_bicubic
 
-    enlarged = resize_bicubic(picture.pixels, Size(*output.report.output_size), clamp=True)
-    drawn = draw_qmap(enlarged, output.groups.flatten(), output.patch_boxes, list(output.report.patches))
+    enlarged = resize_bicubic(picture.pixels, Size(*report.output_size), clamp=True)
+    drawn = draw_qmap(enlarged, way.groups.flatten(), way.patch_boxes, list(report.patches))
     write_picture(path, picture_from(drawn).pixels)
 
 
@@ -278,15 +363,15 @@ def _write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def _progress_bar(name: str) -> Iterator["ProgressCallback | None"]:
-    """A callback that shows stage, percentage and time left of one picture on stderr; None where nobody looks."""
+def _progress_bar(name: str) -> Iterator["ProgressCallback"]:
+    """A callback that shows stage, percentage and time left of one picture on stderr, if that is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as ProgressBar
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield None
+        yield lambda progress: None
         return
     columns = (
         TextColumn("{task.description}", markup=False),

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Shaped
 from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 from torch import Tensor
@@ -22,6 +22,7 @@ from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.picture import (
     DECODE_ERRORS,
     Picture,
+    as_float,
     decode,
     from_array,
     from_tensor,
@@ -129,16 +130,17 @@ def picture_from(image: object) -> Picture:
 
 def write_picture(
     path: str | Path,
-    pixels: Float[Tensor, "1 3 h w"],
+    pixels: Shaped[Tensor, "1 3 h w"],
     *,
     like: Picture | None = None,
-    alpha: Float[Tensor, "1 1 h w"] | None = None,
+    alpha: Shaped[Tensor, "1 1 h w"] | None = None,
     quality: int = 95,
 ) -> None:
-    """Write `pixels` (1,3,H,W) in [0, 1] as PNG, JPEG, WebP or TIFF, by the suffix of `path`; whole or not at all.
+    """Write `pixels` (1,3,H,W) as PNG, JPEG, WebP or TIFF, by the suffix of `path`; whole or not at all.
 
+    pixels   float in [0, 1], or samples of 8 or 16 bits
     like     EXIF, ICC, DPI, grey and 16 bits are kept from it as far as the format can (16 bits: PNG and TIFF)
-    alpha    (1,1,H,W); by default that of `like`, resized to `pixels`; a JPEG is composited on white instead
+    alpha    (1,1,H,W) likewise; by default that of `like`, resized to `pixels`; a JPEG is composited on white instead
     quality  1 to 100 for JPEG and WebP
 
     Raises ImageWriteError, one line with the file and the cure: unknown suffix, unwritable place, full disk.
@@ -177,6 +179,7 @@ def _encode(file: BinaryIO, kind: str, pixels: Tensor, alpha: Tensor | None, lik
     options: dict[str, Any] = {"icc_profile": icc}
     if kind == "JPEG":
         if alpha is not None:
+            pixels, alpha = as_float(pixels), as_float(alpha)
             pixels, alpha = pixels * alpha + (1.0 - alpha), None
         if exif and len(exif) > LARGEST_JPEG_EXIF:
             exif = None
