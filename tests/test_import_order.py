@@ -28,7 +28,7 @@ SEES: dict[str, set[str]] = {
     "report": NETWORKS,
     "presets": {"errors", "models"},
     "training": NETWORKS | {"data"},
-    "inference": NETWORKS | {"storage", "report"},
+    "inference": NETWORKS | {"storage", "report", "patchscaler"},
     "pipeline": NETWORKS | {"storage", "report", "presets", "inference"},
     "assembly": INFERENCE | {"patchscaler"},
     "evaluation": INFERENCE | {"assembly", "data", "patchscaler"},

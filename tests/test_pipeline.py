@@ -97,7 +97,7 @@ def test_chunks_of_patches_change_nothing(
     tiny_pipeline: PatchScalerPipeline, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, seen = tiny_pipeline(photo, gammas=MIXED, steps=FEW, output_type="pt"), []
-    monkeypatch.setattr("patchscaler.inference.way.SET_SIZE", 4)
+    monkeypatch.setattr("patchscaler.inference.crew.SET_SIZE", 4)
     parts = tiny_pipeline(photo, gammas=MIXED, steps=FEW, output_type="pt", on_progress=seen.append)
     assert_close(parts.images, whole.images)
     assert [p.done for p in seen if p.stage == "prompt"] == [4, 6]

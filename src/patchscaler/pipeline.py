@@ -1,5 +1,6 @@
 """The way of one picture through PatchScaler: restore, cut, group, prompt, sample, blend, decode, colour fix."""
 
+import logging
 import os
 import time
 from collections.abc import Sequence
@@ -131,6 +132,8 @@ class PatchScalerPipeline(DiffusionPipeline):
         gammas: Sequence[float] = GAMMAS,
         taus: Sequence[int] = TAUS,
         budget: float | None = None,
+        workers: int | Sequence[str] = 1,
+        split: str = "cost",
         batch_size: int = 32,
         use_texture: bool = True,
         generator: torch.Generator | None = None,
@@ -146,6 +149,9 @@ class PatchScalerPipeline(DiffusionPipeline):
         quality      "fast", "balanced" (the default) or "best": preset of `steps`
         steps, taus  of the groups simple, medium, hard (Eq. 7); gammas: confidence thresholds between them (Eq. 2)
         budget       seconds for this call: takes as many steps as fit
+        workers      processes that share the patches, or the device of each: ("cuda:0", "cuda:1"). They are started for
+                     this call, so a script that asks for them needs the usual `if __name__ == "__main__":`
+        split        of the patches among workers: "cost", or "groups" as in the paper (hard | the others)
         batch_size   patches per network call; does not change the result beyond rounding
         use_texture  False: no texture prompt
         on_progress  called with a Progress after every unit of work
@@ -171,13 +177,13 @@ class PatchScalerPipeline(DiffusionPipeline):
         )
         report = Report(device=str(self.device), dtype=str(self.dtype).removeprefix("torch."), seed=seed)
         picture = image if isinstance(image, Picture) else picture_from(image)
-        crew = Crew(self.parts)
         size = Size(picture.size.height * SCALE, picture.size.width * SCALE)
         canvas = FloatCanvas(size, self.device, picture.alpha is not None)
-        adjust = keep_within(crew, report, started)
-        way = enlarge(
-            picture, crew, settings, canvas, report, notify=on_progress or (lambda progress: None), adjust=adjust
-        )
+        notify = on_progress or (lambda progress: None)
+        devices = [str(self.device)] * workers if isinstance(workers, int) else list(workers)
+        with Crew(self.parts, devices, split, logging.getLogger(__name__).warning) as crew:
+            adjust = keep_within(crew, report, started)
+            way = enlarge(picture, crew, settings, canvas, report, notify=notify, adjust=adjust)
         images = _as_type(canvas.pixels, canvas.alpha, picture, output_type)
         if not return_dict:
             return (images,)

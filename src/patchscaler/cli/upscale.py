@@ -82,7 +82,12 @@ def upscale(
         str | None, typer.Option(metavar="T,T,T", help="start times of simple, medium, hard [400,700,1000]")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="same seed, same result")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps, ...; or several: cuda:0,cuda:1")] = "auto",
+    workers: Annotated[int, typer.Option(min=1, help="processes that share the patches, with one device")] = 1,
+    split: Annotated[
+        str, typer.Option(metavar="WAY", help="of patches among workers: cost, or groups (hard | the others)")
+    ] = "cost",
+    resume: Annotated[bool, typer.Option("--resume", help="go on where a killed run of the same call stopped")] = False,
     model: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="bundled name, folder or hub id")] = "tiny",
     batch_size: Annotated[int, typer.Option(min=1, help="patches at a time: memory, not the result")] = 32,
     qmap: Annotated[
@@ -102,7 +107,7 @@ def upscale(
     if scale != SCALE:
         raise ConfigError(f"--scale {scale}: this model enlarges x{SCALE}; use --scale {SCALE}")
     settings = parse_settings(quality, steps, budget, gamma, tau, seed=seed, batch_size=batch_size)
-    place = choose_device(device)
+    devices = choose_devices(device, workers)
 
     # 1. Everything that can be wrong with the call as a whole, before any work.
     sources, failures = _find_sources(inputs)
@@ -114,7 +119,7 @@ def upscale(
 
     # 2. Each picture for itself.
     try:
-        failures += _run(jobs, model, place, settings)
+        failures += _run(jobs, model, devices, split, settings, resume)
     except KeyboardInterrupt as error:
         typer.echo("patchscaler: interrupted; finished pictures are kept", err=True)
         raise typer.Exit(130) from error
@@ -178,6 +183,14 @@ def choose_device(name: str) -> str:
     if name not in available and f"{name}:0" not in available:
         raise ConfigError(f"--device {name}: not available here; use auto or one of {', '.join(available)}")
     return name
+
+
+def choose_devices(names: str, workers: int) -> list[str]:
+    """The device of each worker: those that --device names, or one for all workers; raises ConfigError."""
+    devices = [choose_device(name) for name in names.split(",")]
+    if len(devices) > 1 and workers not in (1, len(devices)):
+        raise ConfigError(f"--workers {workers}: {len(devices)} devices make as many workers; leave it out")
+    return devices if len(devices) > 1 else devices * workers
 
 
 def plan_jobs(
@@ -247,32 +260,35 @@ def _find_sources(inputs: Sequence[Path]) -> tuple[list[Path], int]:
     return list(dict.fromkeys(sources)), failures
 
 
-def _run(jobs: Sequence[Job], model: str, device: str, settings: "Settings") -> int:
+def _run(jobs: Sequence[Job], model: str, devices: list[str], split: str, settings: "Settings", resume: bool) -> int:
     """Do all jobs, and return how many failed. Raises WeightsError for a model that cannot be loaded."""
     if not jobs:
         return 0
-    crew = _crew(model, device)
-    failures = 0
-    for job in jobs:
-        try:
-            typer.echo(_enlarge(crew, job, settings, model))
-            continue
-        except (ImageReadError, ImageWriteError) as error:
-            _complain(str(error))
-        except PatchScalerError as error:
-            _complain(f"{job.source}: {error}")
-        except OSError as error:
-            _complain(f"{job.source}: {error.strerror or error}; check the file and its folder")
-        except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
-                raise
-            _complain(f"{job.source}: not enough memory; use a smaller picture, --batch-size or --device cpu")
-        failures += 1
-    return failures
+    with _crew(model, devices, split) as crew:
+        return sum(not _done(crew, job, settings, model, resume) for job in jobs)
 
 
-def _crew(model: str, device: str) -> "Crew":
+def _done(crew: "Crew", job: Job, settings: "Settings", model: str, resume: bool) -> bool:
+    """Do one job and say so; False, and a line on stderr, if it failed."""
+    try:
+        typer.echo(_enlarge(crew, job, settings, model, resume))
+        return True
+    except (ImageReadError, ImageWriteError) as error:
+        _complain(str(error))
+    except PatchScalerError as error:
+        _complain(f"{job.source}: {error}")
+    except OSError as error:
+        _complain(f"{job.source}: {error.strerror or error}; check the file and its folder")
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        _complain(f"{job.source}: not enough memory; use a smaller picture, --batch-size or --device cpu")
+    return False
+
+
+def _crew(model: str, devices: list[str], split: str) -> "Crew":
     """The model, ready to work. Raises WeightsError."""
+    device = devices[0]
     from patchscaler.storage import model_folder
 
     folder = Path(model_folder(model))
@@ -284,7 +300,7 @@ def _crew(model: str, device: str) -> "Crew":
         from patchscaler.inference.crew import Crew
         from patchscaler.inference.parts import default_dtype, load_parts
 
-        return Crew(load_parts(folder, default_dtype(device), device))
+        return Crew(load_parts(folder, default_dtype(device), device), devices, split, _complain)
     # Another name is one of the hub's, or wrong: the pipeline knows.
     from diffusers.utils.logging import disable_progress_bar
 
@@ -293,16 +309,16 @@ def _crew(model: str, device: str) -> "Crew":
 
     disable_progress_bar()  # of the loading, which takes a moment
     pipe: Any = PatchScalerPipeline.from_pretrained(model, dtype=default_dtype(device))
-    return Crew(pipe.to(device).parts)
+    return Crew(pipe.to(device).parts, devices, split, _complain)
 
 
-def _enlarge(crew: "Crew", job: Job, settings: "Settings", model: str) -> str:
+def _enlarge(crew: "Crew", job: Job, settings: "Settings", model: str, resume: bool) -> str:
     """Do one job; one line about it."""
     from patchscaler.imaging.files import read_picture, write_picture
     from patchscaler.imaging.geometry import Size
     from patchscaler.inference.budget import keep_within
     from patchscaler.inference.canvas import SampleCanvas
-    from patchscaler.inference.shelf import Shelf
+    from patchscaler.inference.shelf import shelf_for
     from patchscaler.inference.way import enlarge
     from patchscaler.report import Report
 
@@ -312,7 +328,7 @@ def _enlarge(crew: "Crew", job: Job, settings: "Settings", model: str) -> str:
         if not os.access(path.parent, os.W_OK | os.X_OK) or os.path.isdir(path):
             raise ImageWriteError(f"{path}: cannot be written there; choose another place or create the folder first")
     report = Report(str(crew.parts.device), str(crew.parts.dtype).removeprefix("torch."), settings.seed)
-    shelf = Shelf()
+    shelf = shelf_for(job.result, picture, settings, crew.parts, resume)
     canvas = SampleCanvas(shelf, Size(*(SCALE * side for side in picture.size)), picture)
     adjust = keep_within(crew, report, started)
     with _progress_bar(job.source.name) as notify:
@@ -324,6 +340,7 @@ def _enlarge(crew: "Crew", job: Job, settings: "Settings", model: str) -> str:
         if job.report:
             names = {"input": str(job.source), "output": str(job.result), "model": model, "version": __version__}
             _write_text(job.report, json.dumps(names | report.as_dict(), indent=2) + "\n")
+    shelf.clear()
     started = time.perf_counter()
     return _summary(job, report)
 

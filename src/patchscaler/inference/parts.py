@@ -51,11 +51,11 @@ class Parts:
 
     @property
     def device(self) -> torch.device:
-        return next(self.restorer.parameters()).device
+        return next(self.patch_dit.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.restorer.parameters()).dtype
+        return next(self.patch_dit.parameters()).dtype
 
     @property
     def patch(self) -> int:
@@ -95,6 +95,32 @@ def load_parts(folder: Path, dtype: torch.dtype, device: str = "cpu") -> Parts:
     channels_last(loaded["autoencoder"], loaded["restorer"], loaded["texture_classifier"])
     alphas = alphas_from(read_json(folder / "scheduler" / "scheduler_config.json"))
     return Parts(**loaded, alphas=alphas, overlap=int(index.get("overlap", 4)))
+
+
+# What a worker process needs.
+SAMPLING_PARTS = ("patch_dit", "texture_classifier", "texture_encoder", "texture_memory")
+
+
+def pack(parts: Parts) -> dict[str, Any]:
+    """The parts that sample as plain values and tensors, which any process can take, with or without diffusers."""
+    packed: dict[str, Any] = {"alphas": parts.alphas.cpu(), "overlap": parts.overlap}
+    for name in SAMPLING_PARTS:
+        part = getattr(parts, name)
+        config = {key: value for key, value in part.config.items() if not key.startswith("_")}
+        packed[name] = (config, {key: value.cpu() for key, value in part.state_dict().items()})
+    return packed
+
+
+def unpack(packed: dict[str, Any], device: str) -> Parts:
+    """Parts that can prompt and sample, and nothing else, from `pack`."""
+    loaded: dict[str, Any] = {}
+    for name in SAMPLING_PARTS:
+        config, state = packed[name]
+        part = PARTS[name][0](**config)
+        part.load_state_dict(state, assign=True)
+        loaded[name] = nn.Module.to(part, device).eval()
+    channels_last(loaded["texture_classifier"])
+    return Parts(autoencoder=None, restorer=None, **loaded, alphas=packed["alphas"], overlap=packed["overlap"])
 
 
 def default_dtype(device: str) -> torch.dtype:

@@ -1,5 +1,6 @@
 """Where a picture's intermediate results lie: in memory, or in files of a work folder from which a run goes on."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -7,9 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from patchscaler import __version__
+from patchscaler.imaging.picture import Picture
+from patchscaler.inference.parts import PARTS, SCALE, Parts
+from patchscaler.inference.settings import Settings
+
 STATE = "state.json"
+LARGE = 16_000_000  # pixels of a result from which on the work lies in files
 
 
 class Shelf:
@@ -59,3 +67,27 @@ class Shelf:
         self._arrays.clear()
         if self.folder is not None:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def fingerprint(picture: Picture, settings: Settings, parts: Parts) -> str:
+    """A name for the work on one picture with one model and one set of settings, whatever the files are called."""
+    digest = hashlib.sha256(f"{__version__} {settings} {parts.dtype} {parts.overlap} {picture.bits}".encode())
+    for plane in (picture.pixels, picture.alpha):
+        digest.update(b"-" if plane is None else plane.contiguous().numpy().tobytes())
+    for network in (getattr(parts, name) for name in ("autoencoder", *PARTS)):
+        for name, tensor in network.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def shelf_for(result: Path, picture: Picture, settings: Settings, parts: Parts, resume: bool) -> Shelf:
+    """Where the work on `picture` lies until `result` is written: in memory for a small one that isn't to be resumed,
+    else in a hidden folder beside the result. Without `resume`, what an earlier run has left there is dropped.
+    """
+    if not resume and SCALE**2 * picture.size.height * picture.size.width < LARGE:
+        return Shelf()
+    folder = result.parent / f".{result.name}.{fingerprint(picture, settings, parts)}.work"
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+    return Shelf(folder)

@@ -19,7 +19,7 @@ from patchscaler.imaging.picture import Picture
 from patchscaler.imaging.tiles import PatchGrid, Tile, padded_size, plan_tiles, split
 from patchscaler.inference.bands import Finisher
 from patchscaler.inference.canvas import Canvas
-from patchscaler.inference.crew import Crew
+from patchscaler.inference.crew import Crew, Work
 from patchscaler.inference.parts import SCALE, STRIDE, Parts
 from patchscaler.inference.sampling import PatchSet, by_cost
 from patchscaler.inference.settings import Settings
@@ -27,8 +27,6 @@ from patchscaler.inference.shelf import Shelf
 from patchscaler.models.restorer import confidence_from
 from patchscaler.report import Progress, ProgressCallback, Report
 
-# Patches prompted and sampled together: their texture keys and values take about 1 MiB each in the `tiny` preset.
-SET_SIZE = 256
 # Latents, halo included, restored at once: about 0.7 GiB with the `tiny` restorer.
 RESTORE_AREA = 180_000
 
@@ -85,7 +83,8 @@ def enlarge(
     # 2. Patches, their groups, and who gets how many steps.
     errors = split(plane.error(), grid)
     groups = assign_groups(confidence_from(errors, parts.restorer.eta).mean(dim=(1, 2, 3)), settings.gammas)
-    settings = adjust(settings, groups)
+    settings = settings.with_steps(tuple(shelf.notes.get("steps") or adjust(settings, groups).steps))
+    shelf.note(steps=settings.steps)
     order = by_cost(groups, settings.groups)
     counts = count_steps(groups, settings.groups)
     report.patch_steps = counts.pop("patch_steps")
@@ -193,9 +192,12 @@ def _refine(
     notify: ProgressCallback,
 ) -> None:
     """Prompt and sample all patches that have steps, in sets, those with most steps first."""
+    shelf, order = plane.shelf, refined.order
     places = torch.tensor([(top, left) for top in grid.rows for left in grid.cols])
-    order, done = refined.order, set(plane.shelf.notes.get("sampled", []))
-    sets = order.split(SET_SIZE) if len(order) else ()
+    size = int(shelf.notes.get("set_size") or crew.set_size(len(order)))
+    shelf.note(set_size=size)  # a resumed run must cut the same sets, whoever does them
+    sets = order.split(size) if len(order) else ()
+    done = set(shelf.notes.get("sampled", []))
 
     def load(number: int) -> PatchSet:
         chosen = sets[number]
@@ -205,13 +207,20 @@ def _refine(
         return PatchSet(number, places[chosen], groups[chosen], coarse, error)
 
     def keep(number: int, values: Tensor) -> None:
-        refined.write(number * SET_SIZE, values)
+        refined.write(number * size, values)
         done.add(number)
-        plane.shelf.note(sampled=sorted(done))
+        shelf.note(sampled=sorted(done))
 
-    costs = [count_steps(groups[chosen], settings.groups)["patch_steps"] for chosen in sets]
-    todo = [number for number in range(len(sets)) if number not in done]
-    crew.refine(todo, costs, [len(chosen) for chosen in sets], load, keep, settings, report, notify)
+    hardest = len(settings.steps) - 1
+    work = Work(
+        todo=[number for number in range(len(sets)) if number not in done],
+        costs=[count_steps(groups[chosen], settings.groups)["patch_steps"] for chosen in sets],
+        sizes=[len(chosen) for chosen in sets],
+        hardest=frozenset(number for number, chosen in enumerate(sets) if bool((groups[chosen] == hardest).any())),
+        load=load,
+        keep=keep,
+    )
+    crew.refine(work, settings, report, notify)
 
 
 def _boxes(grid: PatchGrid, size: Size) -> list[tuple[int, int, int, int]]:
