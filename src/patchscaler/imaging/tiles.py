@@ -62,13 +62,19 @@ def plan_tiles(size: Size, halo: int, area: int) -> list[Tile]:
     for rows in range(1, size.height + 1):
         high = math.ceil(size.height / rows) + 2 * halo * (rows > 1)
         fitting = area // high - 2 * halo  # places of a tile's width, if there are several
-        cols = 1 if high * size.width <= area else math.ceil(size.width / fitting) if fitting > 0 else size.width
-        tiles = [Tile(*row, *col) for row in spans(size.height, rows) for col in spans(size.width, cols)]
+        if high * size.width > area and fitting < 1:
+            continue
+        cols = 1 if high * size.width <= area else math.ceil(size.width / fitting)
+        tiles = _division(size, rows, cols)
         if not best or _work(tiles, halo, size) < _work(best, halo, size):
             best = tiles
         if cols == 1:  # more rows only add halo
             break
-    return best
+    return best or _division(size, *size)
+
+
+def _division(size: Size, rows: int, cols: int) -> list[Tile]:
+    return [Tile(*row, *col) for row in spans(size.height, rows) for col in spans(size.width, cols)]
 
 
 def _work(tiles: list[Tile], halo: int, size: Size) -> int:
