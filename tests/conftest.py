@@ -40,7 +40,7 @@ def build_tiny_pipeline():
         _shake(part, number)
     memory.fill(torch.randn(20, 32, 16, 16), torch.randn(20, 16))
     parts = (autoencoder, restorer, patch_dit, classifier, encoder, memory)
-    return patchscaler.PatchScalerPipeline(*(part.eval() for part in parts), make_scheduler())
+    return patchscaler.PatchScalerPipeline(*(part.eval() for part in parts), make_scheduler(), overlap=4)
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,8 @@ from patchscaler.storage import check_part, load_part, read_json
 
 SCALE = 4
 STRIDE = 8  # d: pixels per latent
+# Choice: of neighbouring patches, in latents, unless a model says otherwise. Measured in docs/speed.md.
+OVERLAP = 2
 PARTS: dict[str, tuple[type[ModelMixin], ...]] = {  # the classes that a model folder's parts may have
     "restorer": (ConvRestorer, SwinRestorer),
     "patch_dit": (PatchDiT,),
@@ -94,7 +96,7 @@ def load_parts(folder: Path, dtype: torch.dtype, device: str = "cpu") -> Parts:
         loaded[name] = nn.Module.to(part, device, dtype).eval()  # diffusers' own `to` warns where nothing is wrong
     channels_last(loaded["autoencoder"], loaded["restorer"], loaded["texture_classifier"])
     alphas = alphas_from(read_json(folder / "scheduler" / "scheduler_config.json"))
-    return Parts(**loaded, alphas=alphas, overlap=int(index.get("overlap", 4)))
+    return Parts(**loaded, alphas=alphas, overlap=int(index.get("overlap", OVERLAP)))
 
 
 # What a worker process needs.
