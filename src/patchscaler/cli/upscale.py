@@ -293,9 +293,11 @@ def _crew(model: str, devices: list[str], split: str) -> "Crew":
 
     folder = Path(model_folder(model))
     if folder.is_dir():
+        from patchscaler.inference.heap import keep_freed_memory
         from patchscaler.models import light
 
         if alone:
+            keep_freed_memory()
             light.choose()
         from patchscaler.inference.crew import Crew
         from patchscaler.inference.parts import default_dtype, load_parts

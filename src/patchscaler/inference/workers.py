@@ -173,8 +173,10 @@ def _work(connection: Connection, device: str, threads: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
     import torch
 
+    from patchscaler.inference.heap import keep_freed_memory
     from patchscaler.models import light
 
+    keep_freed_memory()
     light.choose()  # workers do nothing but sample
     from patchscaler.inference.parts import unpack
     from patchscaler.inference.sampling import Refiner
