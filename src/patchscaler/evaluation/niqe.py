@@ -97,8 +97,8 @@ def _smooth(plane: Tensor) -> Tensor:
     the order of the sum must be the same on every machine, which a library's convolution doesn't promise.
     """
     offsets = torch.arange(_REACH + 1, dtype=plane.dtype)
-    weights = (-offsets.square() / (2 * _SIGMA**2)).exp()
-    weights = (weights / (2 * weights.sum() - 1)).tolist()
+    gauss = (-offsets.square() / (2 * _SIGMA**2)).exp()
+    weights = (gauss / (2 * gauss.sum() - 1)).tolist()
     for axis, padding in ((2, (0, 0, _REACH, _REACH)), (3, (_REACH, _REACH, 0, 0))):
         padded, side = F.pad(plane, padding, mode="replicate"), plane.shape[axis]
         plane = padded.narrow(axis, _REACH, side) * weights[0]

