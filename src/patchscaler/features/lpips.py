@@ -32,7 +32,7 @@ class Lpips(nn.Module):
     smallest  least side of a picture in pixels
 
     Frozen, but differentiable in its inputs: as a loss, `network.distance(network(x), wanted)`, with `wanted` computed
-    without gradients, costs one trunk forward and backward.
+    without gradients, costs one trunk forward and backward. `features` are the taps before they are scaled.
     """
 
     shift: Tensor
@@ -50,7 +50,14 @@ class Lpips(nn.Module):
 
     def forward(self, pixels: Float[Tensor, "n 3 h w"]) -> list[Tensor]:
         """RGB in [0,1] -> the five taps, each place scaled to a vector of length 1."""
-        taps = self.trunk((2 * pixels - 1 - self.shift) / self.scale)
+        return self.unit(self.features(pixels))
+
+    def features(self, pixels: Float[Tensor, "n 3 h w"]) -> list[Tensor]:
+        """RGB in [0,1] -> the five taps as the trunk gives them."""
+        return self.trunk((2 * pixels - 1 - self.shift) / self.scale)
+
+    def unit(self, taps: list[Tensor]) -> list[Tensor]:
+        """Each place scaled to a vector of length 1."""
         # vector_norm's gradient at 0 is 0, where that of a written-out root is not a number.
         return [tap / (torch.linalg.vector_norm(tap, dim=1, keepdim=True) + _TINY) for tap in taps]
 
