@@ -125,7 +125,7 @@ def _compare(
         offset = f" {'+' if bar.offset > 0 else '-'} {abs(bar.offset):g}" if bar.offset else ""
         formula += f" = {factor}{standard:.{digits + 1}f}{offset}"
     name = f" ({rival})" if rival is not None else ""
-    return Outcome(claim, condition, holds, value, needed, f"{value:.{digits + 1}f} {sign} {formula}{name}")
+    return Outcome(claim, condition, holds, value, needed, f"{value:.{digits + 1}f}, needed {sign} {formula}{name}")
 
 
 def _paired_excess(ours: Row, theirs: Row, bar: Bar) -> tuple[float, float]:

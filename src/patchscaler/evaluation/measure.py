@@ -48,7 +48,7 @@ def group_figures(
     after: Row,
     lpips: Lpips,
     on_picture: Callable[[], None] = lambda: None,
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, int | float]]:
     """LPIPS of each group's patches in two rows, by the group's name.
 
     A patch's LPIPS is the mean of the distance map over its box; every patch counts once.

@@ -1,5 +1,6 @@
 """The report as one HTML file that needs nothing beside it."""
 
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,10 @@ def render(report: Report, pictures: int, features: Path | None = None) -> str:
         metrics=report.metrics,
         ranking=metric,
         missing=report.missing,
-        bars=[_bar(outcome) for outcome in report.outcomes],
+        bars=[
+            {"claim": claim, "outcomes": [_outcome(outcome) for outcome in outcomes]}
+            for claim, outcomes in itertools.groupby(report.outcomes, key=lambda outcome: outcome.claim)
+        ],
         sections=sections,
     )
 
@@ -81,7 +85,7 @@ def _groups(section: Section) -> list[dict[str, Any]]:
     return found
 
 
-def _bar(outcome: Outcome) -> dict[str, Any]:
+def _outcome(outcome: Outcome) -> dict[str, Any]:
     word = {True: "holds", False: "fails", None: "not known"}[outcome.holds]
     spread = ""
     if not math.isnan(outcome.standard_error):
@@ -89,7 +93,6 @@ def _bar(outcome: Outcome) -> dict[str, Any]:
     return {
         "word": word,
         "kind": word.split()[0],
-        "claim": outcome.claim,
         "condition": outcome.condition,
         "text": outcome.text,
         "spread": spread,

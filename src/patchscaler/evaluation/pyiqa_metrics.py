@@ -35,8 +35,9 @@ def load_pyiqa(name: str, device: str) -> tuple[str, Callable[[Tensor], float], 
     metric = PYIQA_METRICS[name]
     try:
         import pyiqa
-    except ImportError as error:
-        raise WeightsError(f'{name} needs the extra "eval": pip install "patchscaler[eval]" ({error})') from error
+    except Exception as error:  # a torchvision that was built for another torch raises RuntimeError
+        reason = " ".join(str(error).split())[:200]
+        raise WeightsError(f'{name} needs the extra "eval": pip install "patchscaler[eval]" ({reason})') from error
     version = importlib.metadata.version("pyiqa")
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # its remarks on downloads; stdout is for our table

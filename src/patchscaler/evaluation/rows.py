@@ -49,7 +49,7 @@ class Section:
     inputs: dict[str, Path] | None = None
     rows: list[Row] = field(default_factory=list)
     patches: dict[str, Patches] = field(default_factory=dict)
-    groups: dict[str, dict[str, float]] = field(default_factory=dict)
+    groups: dict[str, dict[str, int | float]] = field(default_factory=dict)
 
     @property
     def stems(self) -> list[str]:
