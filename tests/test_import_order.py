@@ -33,7 +33,9 @@ SEES: dict[str, set[str]] = {
     "evaluation": INFERENCE | {"assembly", "data", "patchscaler"},
     "integrations": INFERENCE | {"assembly", "patchscaler"},
     "web": INFERENCE | {"assembly", "patchscaler"},
-    "cli": INFERENCE | {"assembly", "data", "training", "evaluation", "integrations", "web", "patchscaler"},
+    "benchmark": INFERENCE | {"patchscaler"},
+    "cli": INFERENCE
+    | {"assembly", "benchmark", "data", "training", "evaluation", "integrations", "web", "patchscaler"},
 }
 # Single modules that a room must not see although it sees their neighbours.
 HIDDEN: dict[str, set[str]] = {"models": {"patchscaler.imaging.files"}}

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from patchscaler import __version__
+from patchscaler.cli.benchmark import benchmark
 from patchscaler.cli.info import info
 from patchscaler.cli.model import assemble, calibrate, memory_app
 from patchscaler.cli.train import train
@@ -16,6 +17,7 @@ from patchscaler.errors import ConfigError, PatchScalerError
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 app.command()(upscale)
 app.command()(info)
+app.command()(benchmark)
 app.command()(train)
 app.add_typer(memory_app, name="memory")
 app.command()(calibrate)
