@@ -34,8 +34,9 @@ SEES: dict[str, set[str]] = {
     "integrations": INFERENCE | {"assembly", "patchscaler"},
     "web": INFERENCE | {"assembly", "patchscaler"},
     "benchmark": INFERENCE | {"patchscaler"},
+    "onnx": INFERENCE,
     "cli": INFERENCE
-    | {"assembly", "benchmark", "data", "training", "evaluation", "integrations", "web", "patchscaler"},
+    | {"assembly", "benchmark", "data", "training", "evaluation", "integrations", "onnx", "web", "patchscaler"},
 }
 # Single modules that a room must not see although it sees their neighbours.
 HIDDEN: dict[str, set[str]] = {"models": {"patchscaler.imaging.files"}}

@@ -8,6 +8,7 @@ import typer
 
 from patchscaler import __version__
 from patchscaler.cli.benchmark import benchmark
+from patchscaler.cli.export import export_app
 from patchscaler.cli.info import info
 from patchscaler.cli.model import assemble, calibrate, memory_app
 from patchscaler.cli.train import train
@@ -20,6 +21,7 @@ app.command()(info)
 app.command()(benchmark)
 app.command()(train)
 app.add_typer(memory_app, name="memory")
+app.add_typer(export_app, name="export")
 app.command()(calibrate)
 app.command()(assemble)
 
