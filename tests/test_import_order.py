@@ -34,7 +34,10 @@ SEES: dict[str, set[str]] = {
     "evaluation": INFERENCE | {"assembly", "data", "features", "patchscaler"},
     "integrations": INFERENCE | {"assembly", "patchscaler"},
     "web": INFERENCE | {"assembly", "patchscaler"},
-    "cli": INFERENCE | {"assembly", "data", "training", "evaluation", "integrations", "web", "patchscaler"},
+    "benchmark": INFERENCE | {"patchscaler"},
+    "onnx": INFERENCE,
+    "cli": INFERENCE
+    | {"assembly", "benchmark", "data", "training", "evaluation", "integrations", "onnx", "web", "patchscaler"},
 }
 # Single modules that a room must not see although it sees their neighbours.
 HIDDEN: dict[str, set[str]] = {"models": {"patchscaler.imaging.files"}}

@@ -7,7 +7,9 @@ from typing import Annotated
 import typer
 
 from patchscaler import __version__
+from patchscaler.cli.benchmark import benchmark
 from patchscaler.cli.evaluate import evaluate
+from patchscaler.cli.export import export_app
 from patchscaler.cli.info import info
 from patchscaler.cli.model import assemble, calibrate, memory_app
 from patchscaler.cli.train import train
@@ -18,8 +20,10 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 app.command()(upscale)
 app.command()(info)
 app.command()(evaluate)
+app.command()(benchmark)
 app.command()(train)
 app.add_typer(memory_app, name="memory")
+app.add_typer(export_app, name="export")
 app.command()(calibrate)
 app.command()(assemble)
 
