@@ -57,7 +57,7 @@ class Server:
 
     def kept(self) -> list[Path]:
         """Every file the server has in its temporary folder."""
-        return [path for path in self.folder.rglob("*") if path.is_file()]
+        return sorted(path for path in self.folder.glob("patchscaler-*/**/*") if path.is_file())
 
     def memory(self) -> int:
         """Resident bytes; Linux only."""

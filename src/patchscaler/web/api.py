@@ -97,7 +97,8 @@ def problems(*codes: int) -> dict[int | str, dict[str, Any]]:
 PICTURE = {
     "requestBody": {"required": True, "content": {"image/*": {"schema": {"type": "string", "format": "binary"}}}}
 }
-SOURCE = "image/webp"
+SMALL = {200: {"content": {"image/webp": {}}}, **problems(404)}
+NOT_STORED = {"Cache-Control": "no-store"}
 
 
 def create_app(pipe: "PatchScalerPipeline", limits: Limits, *, workers: int = 1, loopback: bool = True) -> FastAPI:
@@ -194,7 +195,7 @@ def _add_jobs(app: FastAPI, limits: Limits) -> None:
     )
     async def events(request: Request, job: Found) -> StreamingResponse:
         """Server-sent events, each a JobStatus, until the job is finished."""
-        headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+        headers = NOT_STORED | {"X-Accel-Buffering": "no"}
         return StreamingResponse(_follow(_queue(request), job), media_type="text/event-stream", headers=headers)
 
     @app.get("/api/jobs/{name}/map", responses=problems(404))
@@ -204,15 +205,15 @@ def _add_jobs(app: FastAPI, limits: Limits) -> None:
             raise HTTPException(404, "not known yet; wait until the stage is prompt or sample")
         return PatchMap(**job.patches)
 
-    @app.get("/api/jobs/{name}/preview", response_class=FileResponse, responses=problems(404))
-    async def preview(job: Found) -> FileResponse:
+    @app.get("/api/jobs/{name}/preview", response_class=Response, responses=SMALL)
+    def preview(job: Found) -> Response:
         """The newest preview: a WebP of at most 1280 pixels a side, 2048 when the job is done."""
-        return _file(job.preview_file, SOURCE, "no preview yet")
+        return _small(job.preview_file, "no preview yet")
 
-    @app.get("/api/jobs/{name}/input", response_class=FileResponse, responses=problems(404))
-    async def source(job: Found) -> FileResponse:
+    @app.get("/api/jobs/{name}/input", response_class=Response, responses=SMALL)
+    def source(job: Found) -> Response:
         """The picture that came in, as a WebP of at most 1280 pixels a side."""
-        return _file(job.thumbnail, SOURCE, "no longer there")
+        return _small(job.thumbnail, "no longer there")
 
     @app.get("/api/jobs/{name}/result", response_class=FileResponse, responses=problems(404, 409))
     async def result(job: Found) -> FileResponse:
@@ -221,7 +222,10 @@ def _add_jobs(app: FastAPI, limits: Limits) -> None:
             reason = job.error or "look at its state, and come back when that is done"
             raise HTTPException(409, f"the job is {job.state.value}: {reason}")
         suffix = job.options.format
-        return _file(job.result, MEDIA_TYPES[suffix], "no longer there", f"picture_x{SCALE}.{suffix.value}")
+        if not job.result.is_file():
+            raise HTTPException(404, "no longer there")
+        name = f"picture_x{SCALE}.{suffix.value}"
+        return FileResponse(job.result, media_type=MEDIA_TYPES[suffix], filename=name, headers=NOT_STORED)
 
 
 def _queue(request: Request) -> JobQueue:
@@ -270,10 +274,12 @@ async def _follow(queue: JobQueue, job: Job) -> AsyncIterator[str]:
         await anyio.sleep(LOOK_SECONDS)
 
 
-def _file(path: Path, media_type: str, missing: str, filename: str | None = None) -> FileResponse:
-    if not path.is_file():
-        raise HTTPException(404, missing)
-    return FileResponse(path, media_type=media_type, filename=filename, headers={"Cache-Control": "no-store"})
+def _small(path: Path, missing: str) -> Response:
+    """Read at once, because the next preview may replace it at any time."""
+    try:
+        return Response(path.read_bytes(), media_type="image/webp", headers=NOT_STORED)
+    except FileNotFoundError:
+        raise HTTPException(404, missing) from None
 
 
 async def _explain(request: Request, error: Exception) -> JSONResponse:

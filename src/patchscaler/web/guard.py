@@ -1,12 +1,12 @@
 """What every request passes: who may ask, for what, and what the browser may do with the answer."""
 
+import ipaddress
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 OURS = ("/api/", "/page/", "/openapi.json")
 # What the page's browser needs of gradio. Its uploads, files, proxies, queues and calls stay closed: the page does its
@@ -61,7 +61,7 @@ class Guard:
     def _refusal(self, scope: Scope) -> tuple[int, str] | None:
         headers, path = Headers(scope=scope), scope["path"]
         host = headers.get("host", "")
-        if self.loopback and _name_of(host) not in LOOPBACK_NAMES:
+        if self.loopback and not _names_this_computer(host):
             return 403, "this server serves its own computer only; call it as localhost or 127.0.0.1"
         if scope["method"] not in SAFE_METHODS:
             origin = headers.get("origin")
@@ -74,8 +74,9 @@ class Guard:
         return None if path.startswith(GRADIO_FILES) and ".." not in path else (404, "Not Found")
 
 
-def _name_of(host: str) -> str | None:
+def _names_this_computer(host: str) -> bool:
     try:
-        return urlsplit(f"//{host}").hostname
+        name = urlsplit(f"//{host}").hostname or ""
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
     except ValueError:
-        return None
+        return False

@@ -1,6 +1,7 @@
 """Pictures from strangers: counted while they stream in, looked at before they are decoded, refused in one line."""
 
 import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -42,7 +43,7 @@ async def receive(request: Request, target: Path, limits: Limits) -> None:
     except ClientDisconnect:
         raise HTTPException(400, "the upload was broken off") from None
     except HTTPException:
-        with anyio.move_on_after(DRAIN_SECONDS):
+        with suppress(ClientDisconnect), anyio.move_on_after(DRAIN_SECONDS):
             async for chunk in stream:
                 count += len(chunk)
                 if count > limits.max_bytes + DRAIN_BYTES:

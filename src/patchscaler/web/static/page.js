@@ -72,8 +72,14 @@ function listen() {
     choose(event.dataTransfer.files[0]);
   });
   document.addEventListener("paste", (event) => choose(event.clipboardData?.files[0]));
-  window.addEventListener("pagehide", (event) => {
-    if (!event.persisted) forget();
+  let left = false;
+  window.addEventListener("pagehide", () => {
+    left = Boolean(job ?? upload);
+    forget();
+  });
+  window.addEventListener("pageshow", () => {
+    if (left) fail("Deleted when you left the page. Enlarge it again if you like.");
+    left = false;
   });
   part("new").addEventListener("click", () => {
     forget();
