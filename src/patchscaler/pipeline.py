@@ -1,7 +1,7 @@
 """The way of one picture through PatchScaler: restore, cut, group, prompt, sample, blend, decode, colour fix."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patchscaler.diffusion.noise import place_noise
-from patchscaler.diffusion.pgs import GroupConfig, assign_groups, count_steps, sample
+from patchscaler.diffusion.pgs import GroupConfig, assign_groups, clean_latents, count_steps, sample
 from patchscaler.errors import ConfigError, WeightsError
 from patchscaler.imaging.colour import wavelet_colour_fix
 from patchscaler.imaging.files import Picture, picture_from, to_pil
@@ -29,7 +29,7 @@ from patchscaler.models.patch_dit import PatchDiT, TextureCache
 from patchscaler.models.restorer import ConvRestorer, Restoration, confidence_from
 from patchscaler.models.swin_restorer import SwinRestorer
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
-from patchscaler.report import Progress, ProgressCallback, Report
+from patchscaler.report import Preview, PreviewCallback, Progress, ProgressCallback, Report
 from patchscaler.storage import check_part, model_folder, read_json
 
 SCALE = 4
@@ -144,6 +144,7 @@ class PatchScalerPipeline(DiffusionPipeline):
         use_texture: bool = True,
         generator: torch.Generator | None = None,
         on_progress: ProgressCallback | None = None,
+        on_preview: PreviewCallback | None = None,
         return_dict: bool = True,
     ) -> PatchScalerOutput | tuple[Any]:
         """Enlarges one picture.
@@ -156,6 +157,7 @@ class PatchScalerPipeline(DiffusionPipeline):
         batch_size   patches per network call; does not change the result beyond rounding
         use_texture  False: no texture prompt
         on_progress  called with a Progress after every unit of work
+        on_preview   called with a Preview after the restoration and after every batch of patch-steps
 
         Returns PatchScalerOutput; its picture is exactly `scale` times the input. Raises ConfigError, ImageReadError.
         """
@@ -186,14 +188,30 @@ class PatchScalerPipeline(DiffusionPipeline):
         patches, errors = split(padded, grid), split(pad_to_patch(log_error, patch), grid)
         groups = assign_groups(confidence_from(errors, self.restorer.eta).mean(dim=(1, 2, 3)), config.gammas)
         noise = split(place_noise(seed, coarse.shape[1], 0, 0, *grid.size), grid).to(self.device)
-        refined = self._refine(patches, errors, noise, groups, config, batch_size, use_texture, report, notify)
-        latents = merge(refined, grid, raised_cosine_window(patch, int(self.config["overlap"])).to(self.device))
-        latents = latents[..., : coarse.shape[-2], : coarse.shape[-1]]
+        window = raised_cosine_window(patch, int(self.config["overlap"])).to(self.device)
+
+        def assemble(patches: Tensor, on_tile: Callable[[int, int], None] | None = None) -> Tensor:
+            latents = merge(patches, grid, window)[..., : coarse.shape[-2], : coarse.shape[-1]]
+            return decode_tiled(self.autoencoder, latents, on_tile=on_tile)[..., : size.height, : size.width]
+
+        def fix_colours(result: Tensor) -> Tensor:
+            return wavelet_colour_fix(result, resize_bicubic(pixels, size)).clamp_(0, 1)
+
+        show = None
+        if on_preview:
+            clean, rows, boxes = patches.clone(), groups.reshape(len(grid.rows), len(grid.cols)), _boxes(grid, size)
+            preview = Preview(lambda: fix_colours(assemble(clean)), rows, boxes)
+            on_preview(preview)
+
+            def show(index: Tensor, latents: Tensor) -> None:
+                clean[index] = latents
+                on_preview(preview)
+
+        refined = self._refine(patches, errors, noise, groups, config, batch_size, use_texture, report, notify, show)
         with report.stage("decode"):
-            result = decode_tiled(self.autoencoder, latents, on_tile=lambda d, n: notify(Progress("decode", d, n)))
-            result = result[..., : size.height, : size.width]
+            result = assemble(refined, on_tile=lambda done, total: notify(Progress("decode", done, total)))
         with report.stage("colour"):
-            result = wavelet_colour_fix(result, resize_bicubic(pixels, size)).clamp_(0, 1)
+            result = fix_colours(result)
             alpha = None if picture.alpha is None else resize_bicubic(picture.alpha, size).clamp(0, 1)
             notify(Progress("colour", 1, 1))
 
@@ -235,8 +253,9 @@ class PatchScalerPipeline(DiffusionPipeline):
         use_texture: bool,
         report: Report,
         notify: ProgressCallback,
+        show: Callable[[Tensor, Tensor], None] | None,
     ) -> Tensor:
-        """Prompt and sample, chunk by chunk of patches."""
+        """Prompt and sample, chunk by chunk of patches; `show` gets the indices of a batch and its clean latents."""
         counts = count_steps(groups, config)
         report.patch_steps = total = counts.pop("patch_steps")
         report.patches, report.steps = counts, dict(zip(config.names, config.steps, strict=True))
@@ -257,9 +276,14 @@ class PatchScalerPipeline(DiffusionPipeline):
                 coarse: Tensor = coarse,
                 error: Tensor = error,
                 texture: TextureCache | None = texture,
+                start: int = start,
             ) -> Tensor:
                 chosen = None if texture is None else TextureCache(texture.keys[index], texture.values[index])
-                return self.patch_dit(x_t, t, coarse[index], error[index], chosen)
+                prediction = self.patch_dit(x_t, t, coarse[index], error[index], chosen)
+                if show:
+                    kind = self.patch_dit.config["prediction_type"]
+                    show(start + index, clean_latents(x_t, prediction.float(), alphas[t], kind))
+                return prediction
 
             with report.stage("sample"):
                 refined[part] = sample(

@@ -12,6 +12,7 @@ from patchscaler.cli.evaluate import evaluate
 from patchscaler.cli.export import export_app
 from patchscaler.cli.info import info
 from patchscaler.cli.model import assemble, calibrate, memory_app
+from patchscaler.cli.serve import serve
 from patchscaler.cli.train import train
 from patchscaler.cli.upscale import upscale
 from patchscaler.errors import ConfigError, PatchScalerError
@@ -21,6 +22,7 @@ app.command()(upscale)
 app.command()(info)
 app.command()(evaluate)
 app.command()(benchmark)
+app.command()(serve)
 app.command()(train)
 app.add_typer(memory_app, name="memory")
 app.add_typer(export_app, name="export")
