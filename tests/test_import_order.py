@@ -30,10 +30,11 @@ SEES: dict[str, set[str]] = {
     "training": NETWORKS | {"data"},
     "pipeline": NETWORKS | {"storage", "report", "presets"},
     "assembly": INFERENCE | {"patchscaler"},
+    "sizes": INFERENCE | {"patchscaler"},
     "evaluation": INFERENCE | {"assembly", "data", "patchscaler"},
-    "integrations": INFERENCE | {"assembly", "patchscaler"},
-    "web": INFERENCE | {"assembly", "patchscaler"},
-    "cli": INFERENCE | {"assembly", "data", "training", "evaluation", "integrations", "web", "patchscaler"},
+    "integrations": INFERENCE | {"assembly", "sizes", "patchscaler"},
+    "web": INFERENCE | {"assembly", "sizes", "patchscaler"},
+    "cli": INFERENCE | {"assembly", "sizes", "data", "training", "evaluation", "integrations", "web", "patchscaler"},
 }
 # Single modules that a room must not see although it sees their neighbours.
 HIDDEN: dict[str, set[str]] = {"models": {"patchscaler.imaging.files"}}

@@ -7,13 +7,14 @@ import re
 import struct
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.ImageFile import ImageFile
+from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 ROWS_PER_STRIP = 64
@@ -76,8 +77,9 @@ def write_png16(
     exif: bytes | None = None,
     icc_profile: bytes | None = None,
     dpi: tuple[float, float] | None = None,
+    info: PngInfo | None = None,
 ) -> None:
-    """Write (H,W,C) uint16 `samples` as a PNG (ISO/IEC 15948), strip by strip."""
+    """Write (H,W,C) uint16 `samples` as a PNG (ISO/IEC 15948), strip by strip; `info`: further chunks."""
     height, width, channels = samples.shape
     colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
 
@@ -92,6 +94,8 @@ def write_png16(
         chunk(b"pHYs", struct.pack(">IIB", round(dpi[0] / INCH), round(dpi[1] / INCH), 1))
     if exif:
         chunk(b"eXIf", exif.removeprefix(b"Exif\0\0"))
+    for name, data, *_ in info.chunks if info else ():
+        chunk(name, data)
     deflate = zlib.compressobj()
     above = np.zeros((1, width * channels * 2), np.uint8)
     for top in range(0, height, ROWS_PER_STRIP):
@@ -110,8 +114,9 @@ def write_tiff(
     exif: bytes | None = None,
     icc_profile: bytes | None = None,
     dpi: tuple[float, float] | None = None,
+    tags: Mapping[int, bytes] | None = None,
 ) -> None:
-    """Write (H,W,C) `samples` as a TIFF 6.0 with deflate and horizontal differences; up to 4 GiB.
+    """Write (H,W,C) `samples` as a TIFF 6.0 with deflate and horizontal differences; up to 4 GiB. `tags`: further ones.
 
     8 bits come here too, because Pillow loses the EXIF directory of compressed TIFFs.
     """
@@ -142,6 +147,9 @@ def write_tiff(
     if icc_profile:
         directory.tagtype[ICC] = 7  # UNDEFINED
         directory[ICC] = icc_profile
+    for tag, block in (tags or {}).items():
+        directory.tagtype[tag] = 7
+        directory[tag] = block
     directory.save(file)  # moves the strip offsets behind itself
     file.writelines(strips)
 
