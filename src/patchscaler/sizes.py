@@ -124,9 +124,7 @@ def target_size(
     """
     bounds = {"width": (width, size.width), "height": (height, size.height), "max_side": (max_side, max(size))}
     factors = {name: Fraction(value, side) for name, (value, side) in bounds.items() if value is not None}
-    if scale is not None and factors:
-        raise ConfigError(f"scale {scale:g} and {' and '.join(factors)} contradict each other; give one of them")
-    check_scale(4 if scale is None else scale)
+    check_wish(scale, width, height, max_side)
     factor = min(factors.values(), default=Fraction(str(4 if scale is None else scale)))
     if not SMALLEST <= factor <= LARGEST:
         name = next(name for name, value in factors.items() if value == factor)
@@ -136,9 +134,13 @@ def target_size(
     return Size(*(max(1, math.floor(side * factor + Fraction(1, 2))) for side in size))
 
 
-def check_scale(scale: int | float) -> None:
-    """Raises ConfigError unless `scale` is within 1 to 8."""
-    if not SMALLEST <= scale <= LARGEST:  # also for NaN
+def check_wish(scale: int | float | None, width: int | None, height: int | None, max_side: int | None) -> None:
+    """Raises ConfigError where a scale and a size are both given, and unless the scale is within 1 to 8."""
+    sizes = {"width": width, "height": height, "max_side": max_side}
+    named = [name for name, value in sizes.items() if value is not None]
+    if scale is not None and named:
+        raise ConfigError(f"scale {scale:g} and {' and '.join(named)} contradict each other; give one of them")
+    if scale is not None and not SMALLEST <= scale <= LARGEST:  # also for NaN
         raise ConfigError(f"scale {scale:g} must lie between {SMALLEST} (restore only) and {LARGEST}")
 
 

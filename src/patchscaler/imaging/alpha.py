@@ -5,7 +5,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-REACH = 2  # px: as far as bicubic interpolation looks
+REACH = 1  # px: an edge lies between neighbours; what a model makes of it farther away is ripple
 
 
 def extend_colours(pixels: Float[Tensor, "1 3 h w"], alpha: Float[Tensor, "1 1 h w"]) -> Float[Tensor, "1 3 h w"]:

@@ -4,7 +4,8 @@ import errno
 import os
 import struct
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -17,7 +18,15 @@ from torch import Tensor
 from patchscaler.errors import ImageReadError, ImageWriteError
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.icc import GREY, RGB, colour_space, from_srgb
-from patchscaler.imaging.metadata import Metadata, jpeg_options, png_info, tiff_tags, updated, webp_options
+from patchscaler.imaging.metadata import (
+    Metadata,
+    jpeg_options,
+    png_info,
+    read_orientation,
+    tiff_tags,
+    updated,
+    webp_options,
+)
 from patchscaler.imaging.opening import frames_of, open_picture, opened
 from patchscaler.imaging.picture import Picture, decode, from_array, from_tensor, quantise, to_pil
 from patchscaler.imaging.resize import resize_bicubic
@@ -29,8 +38,10 @@ __all__ = [
     "check_format",
     "find_frames",
     "find_pictures",
+    "losses",
     "picture_from",
     "read_picture",
+    "read_size",
     "to_pil",
     "write_picture",
 ]
@@ -40,6 +51,7 @@ PICTURE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".heic", ".heif", ".avif"}
 )
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
+KEPT_TEXTS = {"JPEG": {"Comment"}, "WEBP": set[str](), "TIFF": set[str]()}  # of a picture's remarks
 LONGEST_SIDES = {"JPEG": 65_500, "WEBP": 16_383}  # px: libjpeg's and the format's limits
 
 
@@ -79,6 +91,20 @@ def read_picture(path: str | Path, *, frame: int | None = None, max_pixels: int 
     before anything is decoded).
     """
     path = Path(path)
+    with _at_frame(path, frame, max_pixels) as (image, number):
+        return decode(image, read_samples(image, lambda: open_picture(path, number)))
+
+
+def read_size(path: str | Path, *, frame: int | None = None, max_pixels: int = MAX_PIXELS) -> Size:
+    """The size that `read_picture` would return, from the file's header; raises as it does, but for damaged pixels."""
+    with _at_frame(Path(path), frame, max_pixels) as (image, _):
+        size = Size(image.height, image.width)
+        return Size(size.width, size.height) if read_orientation(image) > 4 else size
+
+
+@contextmanager
+def _at_frame(path: Path, frame: int | None, max_pixels: int) -> Iterator[tuple[ImageFile, int]]:
+    """The file opened at a frame, and the frame's number."""
     with opened(path) as image:
         _check_size(path, image, max_pixels)
         frames = frames_of(image)
@@ -91,7 +117,7 @@ def read_picture(path: str | Path, *, frame: int | None = None, max_pixels: int 
         if chosen:
             image.seek(chosen)
         _check_size(path, image, max_pixels)  # a TIFF's pages may differ
-        return decode(image, read_samples(image, lambda: open_picture(path, chosen)))
+        yield image, chosen
 
 
 def find_frames(path: str | Path) -> list[int]:
@@ -190,6 +216,19 @@ def check_format(path: Path, size: Size) -> str:
         sides = f"{size.height}x{size.width}"
         raise ImageWriteError(f"{path}: {sides} is too large for {kind}, whose sides end at {longest}; use PNG instead")
     return kind
+
+
+def losses(picture: Picture, kind: str, metadata: bool = True) -> list[str]:
+    """What of a picture a file of this kind ("PNG", "JPEG", "WEBP" or "TIFF") does not keep, each in some words."""
+    lossy = kind in ("JPEG", "WEBP")
+    lost = {
+        f"{picture.mode} became RGB": picture.mode in ("CMYK", "LAB"),
+        "16 bits became 8": picture.bits == 16 and lossy,
+        "clear parts became white": picture.alpha is not None and kind == "JPEG",
+        "IPTC left out": metadata and picture.iptc is not None and kind == "WEBP",
+        "remarks left out": metadata and bool(set(picture.texts) - KEPT_TEXTS.get(kind, set(picture.texts))),
+    }
+    return [words for words, true in lost.items() if true]
 
 
 def _encode(

@@ -56,9 +56,17 @@ class Metadata:
 
 def read_metadata(image: Image.Image) -> tuple[Metadata, int]:
     """All a loaded PIL image has, and its orientation, 1 to 8. Damaged blocks count as missing."""
-    exif, orientation = _read_exif(image)
-    data = Metadata(exif, _read_xmp(image), _read_iptc(image), _read_texts(image), _read_dpi(image))
-    return data, orientation
+    data = Metadata(_read_exif(image), _read_xmp(image), _read_iptc(image), _read_texts(image), _read_dpi(image))
+    return data, read_orientation(image)
+
+
+def read_orientation(image: Image.Image) -> int:
+    """1 to 8 (EXIF 2.32, tag 0x0112); 1 where nothing or nonsense is stated."""
+    try:
+        orientation = image.getexif().get(ORIENTATION, 1)
+    except BLOCK_ERRORS:
+        return 1
+    return orientation if orientation in range(1, 9) else 1
 
 
 def updated(data: Metadata, size: Size, history: str | None) -> Metadata:
@@ -143,12 +151,11 @@ def tiff_tags(data: Metadata) -> dict[int, bytes]:
     return {tag: block for tag, block in ((XMP_TAG, data.xmp), (IPTC_TAG, data.iptc)) if block}
 
 
-def _read_exif(image: Image.Image) -> tuple[bytes | None, int]:
-    """The EXIF block without orientation, thumbnail and (of a TIFF) the file's layout, and the orientation, 1 to 8."""
+def _read_exif(image: Image.Image) -> bytes | None:
+    """The EXIF block with orientation 1, without thumbnail and (of a TIFF) the file's layout."""
     try:
         found, tags = image.getexif(), Image.Exif()
         tags.load(found.tobytes())
-        orientation = found.get(ORIENTATION, 1)
         if ORIENTATION in tags:
             tags[ORIENTATION] = 1
         if image.format == "TIFF":
@@ -156,9 +163,9 @@ def _read_exif(image: Image.Image) -> tuple[bytes | None, int]:
                 del tags[tag]
         for tag in FOREIGN_TAGS & set(tags):
             del tags[tag]
-        return (tags.tobytes() if len(tags) else None), orientation if orientation in range(1, 9) else 1
+        return tags.tobytes() if len(tags) else None
     except BLOCK_ERRORS:  # a damaged block is no reason to refuse the picture
-        return None, 1
+        return None
 
 
 def _read_xmp(image: Image.Image) -> bytes | None:
