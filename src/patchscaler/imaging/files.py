@@ -223,6 +223,7 @@ def losses(picture: Picture, kind: str, metadata: bool = True) -> list[str]:
     lossy = kind in ("JPEG", "WEBP")
     lost = {
         f"{picture.mode} became RGB": picture.mode in ("CMYK", "LAB"),
+        "CMYK of 16 bits became RGB of 8": picture.mode == "CMYK;16",
         "16 bits became 8": picture.bits == 16 and lossy,
         "clear parts became white": picture.alpha is not None and kind == "JPEG",
         "IPTC left out": metadata and picture.iptc is not None and kind == "WEBP",

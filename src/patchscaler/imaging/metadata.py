@@ -188,13 +188,10 @@ def _read_iptc(image: Image.Image) -> bytes | None:
     """IPTC-IIM records from where JPEG, TIFF and PNG have them."""
     resources = image.info.get("photoshop")
     block: Any = resources.get(IPTC_RESOURCE) if isinstance(resources, dict) else None
-    if block is None:
-        block = getattr(image, "tag_v2", {}).get(IPTC_TAG)
-        if isinstance(block, tuple):  # some programs call the bytes 32-bit numbers
-            try:
-                block = struct.pack(f"{'<' if image.tag_v2.prefix == b'II' else '>'}{len(block)}I", *block)  # type: ignore[attr-defined]
-            except struct.error:
-                block = None
+    if block is None:  # raw, because Pillow cuts it to one number where a program calls its bytes 32-bit numbers
+        block = getattr(getattr(image, "tag_v2", None), "_tagdata", {}).get(IPTC_TAG)
+        if isinstance(block, bytes) and block[3:4] == b"\x1c" and len(block) % 4 == 0:  # and then in the other order
+            block = struct.pack(f">{len(block) // 4}I", *struct.unpack(f"<{len(block) // 4}I", block))
     if block is None and isinstance(text := image.info.get(PNG_IPTC), str):
         try:
             block = bytes.fromhex("".join(text.split()[2:]))

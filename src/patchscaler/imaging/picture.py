@@ -28,7 +28,7 @@ class Picture:
 
     pixels       (1,3,H,W) float32 sRGB in [0, 1], whatever the file's profile
     alpha        (1,1,H,W) float32 in [0, 1], not premultiplied, or None
-    mode         Pillow's name of the file's mode: "RGB", "L", "P", "CMYK", "I;16"; 16-bit colour is "RGB;16", "RGBA;16"
+    mode         Pillow's name of the file's mode: "RGB", "L", "P", "CMYK", "I;16"; those of 16 bits it lacks are "RGB;16", "CMYK;16"
     bits         8 or 16 per sample
     grey         the file had no colours
     exif         EXIF block with the orientation reset, or None
@@ -100,6 +100,8 @@ def decode(image: Image.Image, deep: NDArray[np.uint16] | None) -> Picture:
         picture = _from_samples(_grey_samples(image))
     else:
         eight, converted = _to_eight_bit(image)
+        if mode == "CMYK" and max(getattr(image, "tag_v2", {}).get(BITS, (8,))) > 8:
+            mode = "CMYK;16"
         icc = None if converted else icc
         samples = np.asarray(eight)
         picture = _from_samples(samples[:, :, None] if samples.ndim == 2 else samples)

@@ -41,7 +41,7 @@ def read_samples(image: ImageFile, reopen: Callable[[], ImageFile]) -> NDArray[n
     tags = getattr(image, "tag_v2", {})
     if tags.get(PLANAR) == 2 and max(tags.get(BITS, (8,))) > 8:
         raise ValueError("16-bit colour in separate planes is not supported, save it interleaved")
-    match = re.fullmatch(r"(LA|RGB|RGBX|RGBA);16([BLN])", _rawmode(image))
+    match = re.fullmatch(r"(LA|RGB|RGBX|RGBA|RGBa);16([BLN])", _rawmode(image))
     if match is None:
         return None
     layout, order = match.groups()
@@ -49,11 +49,17 @@ def read_samples(image: ImageFile, reopen: Callable[[], ImageFile]) -> NDArray[n
         _set_rawmode(image, "RGBA")
         return np.ascontiguousarray(np.asarray(image)).view(">u2").astype(np.uint16)
     # Pillow keeps the high byte of each sample. Told the wrong byte order it keeps the low byte: two passes give both.
+    straight = layout.replace("a", "A")  # premultiplied samples as they are: Pillow would divide the high bytes alone
     little = order == "L" or (order == "N" and sys.byteorder == "little")
     with reopen() as twin:
-        _set_rawmode(twin, f"{layout};16{'B' if little else 'L'}")
+        _set_rawmode(twin, f"{straight};16{'B' if little else 'L'}")
         low = np.asarray(twin)
-    return np.left_shift(np.asarray(image), 8, dtype=np.uint16) | low
+    _set_rawmode(image, f"{straight};16{order}")
+    samples = np.left_shift(np.asarray(image), 8, dtype=np.uint16) | low
+    if layout == "RGBa":
+        alpha = np.maximum(samples[:, :, 3:], 1) / np.float32(65535)
+        samples[:, :, :3] = np.minimum(np.round(samples[:, :, :3] / alpha), 65535)
+    return samples
 
 
 def _rawmode(image: ImageFile) -> str:
