@@ -115,11 +115,11 @@ def test_metadata_survives_and_states_the_new_size(tmp_path, suffix, depth):
     assert {0x8827: 400, 0xA002: 28, 0xA003: 20}.items() <= tags.get_ifd(0x8769).items()
     assert tags.get_ifd(0x8825)[1] == "N"
     assert read.icc_profile == SRGB
-    if suffix != ".webp":
-        assert read.dpi == pytest.approx((300, 150), abs=0.02)
+    assert read.dpi == pytest.approx((300, 150), abs=0.02)
     write_picture(tmp_path / "again.jpg", enlarged, like=read)  # a TIFF's layout tags must not travel on
     with Image.open(tmp_path / "again.jpg") as again:
-        assert set(again.getexif()) <= {0x010F, 0x8769, 0x8825}
+        resolution = {282, 283, 296} if suffix == ".webp" else set()  # it has no other place for it
+        assert set(again.getexif()) <= {0x010F, 0x8769, 0x8825} | resolution
 
 
 def test_a_profile_of_another_colour_space_is_not_attached(tmp_path):

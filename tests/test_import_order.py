@@ -31,13 +31,14 @@ SEES: dict[str, set[str]] = {
     "training": NETWORKS | {"data", "features"},
     "pipeline": NETWORKS | {"storage", "report", "presets"},
     "assembly": INFERENCE | {"patchscaler"},
+    "sizes": INFERENCE | {"patchscaler"},
     "evaluation": INFERENCE | {"assembly", "data", "features", "patchscaler"},
-    "integrations": INFERENCE | {"assembly", "patchscaler"},
-    "web": INFERENCE | {"assembly", "patchscaler"},
+    "integrations": INFERENCE | {"assembly", "sizes", "patchscaler"},
+    "web": INFERENCE | {"assembly", "sizes", "patchscaler"},
     "benchmark": INFERENCE | {"patchscaler"},
     "onnx": INFERENCE,
     "cli": INFERENCE
-    | {"assembly", "benchmark", "data", "training", "evaluation", "integrations", "onnx", "web", "patchscaler"},
+    | {"assembly", "benchmark", "data", "training", "evaluation", "integrations", "onnx", "sizes", "web", "patchscaler"},
 }
 # Single modules that a room must not see although it sees their neighbours.
 HIDDEN: dict[str, set[str]] = {"models": {"patchscaler.imaging.files"}}

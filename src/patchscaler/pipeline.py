@@ -162,7 +162,7 @@ class PatchScalerPipeline(DiffusionPipeline):
         Returns PatchScalerOutput; its picture is exactly `scale` times the input. Raises ConfigError, ImageReadError.
         """
         if scale != SCALE:
-            raise ConfigError(f"scale {scale}: this model enlarges x{SCALE}")
+            raise ConfigError(f"scale {scale}: this model enlarges x{SCALE}; patchscaler.enlarge makes any size of it")
         if output_type not in ("pil", "np", "pt"):
             raise ConfigError(f'output_type "{output_type}": choose pil, np or pt')
         if batch_size < 1:

@@ -5,13 +5,27 @@ import os
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from patchscaler import __version__
+from patchscaler.cli.folders import (
+    DEFAULT_NAME,
+    Existing,
+    FileFormat,
+    Frames,
+    Job,
+    Naming,
+    Targets,
+    find_sources,
+    make_folders,
+    plan_jobs,
+    settle,
+    size_label,
+    target,
+)
 from patchscaler.errors import ConfigError, ImageReadError, ImageWriteError, PatchScalerError
 
 if TYPE_CHECKING:
@@ -19,34 +33,8 @@ if TYPE_CHECKING:
     from patchscaler.pipeline import PatchScalerOutput
     from patchscaler.report import Progress, ProgressCallback
 
-SCALE = 4
-
 # Share of the time each stage takes, about: what the percentage is made of.
 STAGE_SHARES = {"restore": 0.05, "prompt": 0.05, "sample": 0.75, "decode": 0.1, "colour": 0.05}
-
-
-class Target(NamedTuple):
-    """What -o, --qmap or --report names: one file, or a folder with a file for each picture."""
-
-    path: Path
-    is_folder: bool
-
-    def file(self, source: Path, ending: str) -> Path:
-        return self.path / f"{source.stem}{ending}" if self.is_folder else self.path
-
-
-@dataclass(frozen=True)
-class Job:
-    """One picture and the files to be made of it."""
-
-    source: Path
-    result: Path
-    qmap: Path | None
-    report: Path | None
-
-    @property
-    def outputs(self) -> list[Path]:
-        return [path for path in (self.result, self.qmap, self.report) if path is not None]
 
 
 def upscale(
@@ -57,7 +45,12 @@ def upscale(
         str | None,
         typer.Option("--output", "-o", metavar="FILE_OR_DIR", help="default: <stem>_x4.png beside each input"),
     ] = None,
-    scale: Annotated[int, typer.Option(help="enlargement of each side; 4 is what the model can do")] = SCALE,
+    scale: Annotated[
+        float | None, typer.Option(help="enlargement of each side, 1 (restore only) to 8, fractions too; default 4")
+    ] = None,
+    width: Annotated[int | None, typer.Option(min=1, help="of the result in pixels, instead of --scale")] = None,
+    height: Annotated[int | None, typer.Option(min=1, help="likewise; with --width, both are kept to")] = None,
+    max_side: Annotated[int | None, typer.Option(min=1, help="likewise: the longer side")] = None,
     steps: Annotated[str, typer.Option(help="sampling steps of simple, medium and hard patches")] = "8,14,20",
     seed: Annotated[int, typer.Option(min=0, help="same seed, same result")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
@@ -69,34 +62,62 @@ def upscale(
     report: Annotated[
         str | None, typer.Option(metavar="FILE.json", help="time, memory and steps; a folder for several inputs")
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite/--no-overwrite", help="replace results of earlier calls, or leave them alone")
+    recursive: Annotated[bool, typer.Option("--recursive", "-r", help="subfolders too, kept in -o")] = False,
+    existing: Annotated[
+        Existing | None,
+        typer.Option(help="where a result exists; default: skip in folders, overwrite for pictures named"),
+    ] = None,
+    name: Annotated[
+        str, typer.Option(metavar="TEMPLATE", help="of results: {stem} {ext} {size} {model} {seed} {frame}")
+    ] = DEFAULT_NAME,
+    file_format: Annotated[
+        FileFormat, typer.Option("--format", help="of results without a name given")
+    ] = FileFormat.png,
+    file_quality: Annotated[int, typer.Option(min=1, max=100, help="of JPEG and WebP files")] = 95,
+    lossless: Annotated[bool, typer.Option("--lossless", help="WebP without loss")] = False,
+    metadata: Annotated[
+        bool,
+        typer.Option("--metadata/--no-metadata", help="keep EXIF, XMP, IPTC and note what was done, or none of it"),
     ] = True,
+    frames: Annotated[Frames, typer.Option(help="of animations and files of several pages")] = Frames.refuse,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done, and do nothing")] = False,
 ) -> None:
-    """Enlarge pictures x4.
+    """Enlarge pictures to any size from their own to eight times it.
 
     A picture that cannot be read or written costs one line on stderr and the exit code 1; the others are still done.
+    Interrupted by Ctrl-C, nothing half-written stays, and the same call goes on with what is missing of its folders.
     """
-    if scale != SCALE:
-        raise ConfigError(f"--scale {scale}: this model enlarges x{SCALE}; use --scale {SCALE}")
-    options = {"scale": scale, "steps": parse_steps(steps), "seed": seed, "batch_size": batch_size}
+    from patchscaler.sizes import check_wish
+
+    wish: dict[str, Any] = {"scale": scale, "width": width, "height": height, "max_side": max_side}
+    check_wish(**wish)
+    options = {"steps": parse_steps(steps), "seed": seed, "batch_size": batch_size}
+    saving = {"quality": file_quality, "lossless": lossless, "metadata": metadata}
     place = choose_device(device)
 
     # 1. Everything that can be wrong with the call as a whole, before any work.
-    sources, failures = _find_sources(inputs)
-    several = len(inputs) > 1 or any(map(os.path.isdir, inputs))
-    given = {"-o": output, "--qmap": qmap, "--report": report}
-    jobs = plan_jobs(sources, *(_target(option, text, several) for option, text in given.items()), scale=scale)
-    if not overwrite:
-        jobs = [job for job in jobs if not os.path.exists(job.result)]
+    sources, complaints = find_sources(inputs, recursive, frames)
+    for complaint in complaints:
+        _complain(complaint)
+    several = len(inputs) > 1 or any(map(os.path.isdir, inputs)) or frames is Frames.each
+    targets = Targets(
+        target("-o", output, several), target("--qmap", qmap, several), target("--report", report, several)
+    )
+    naming = Naming(name, size_label(**wish), model, seed, file_format)
+    jobs, skipped = settle(plan_jobs(sources, targets, naming), existing)
+    if dry_run:
+        raise typer.Exit(min(1, len(complaints) + sum(not _foretell(job, wish) for job in jobs)))
 
     # 2. Each picture for itself.
     try:
-        failures += _run(jobs, model, place, options)
+        failures = _run(jobs, targets, model, place, wish, options, saving)
     except KeyboardInterrupt as error:
         typer.echo("patchscaler: interrupted; finished pictures are kept", err=True)
         raise typer.Exit(130) from error
-    if failures:
+    if len(jobs) + len(skipped) + len(complaints) > 1 or skipped:
+        counts = f"{len(jobs) - failures} enlarged, {len(skipped)} skipped, {failures + len(complaints)} failed"
+        typer.echo(f"{counts}{'; --existing overwrite does the skipped ones again' if skipped else ''}")
+    if failures or complaints:
         raise typer.Exit(1)
 
 
@@ -132,74 +153,32 @@ def choose_device(name: str) -> str:
     return name
 
 
-def plan_jobs(
-    sources: Sequence[Path], output: Target | None, qmap: Target | None, report: Target | None, *, scale: int
-) -> list[Job]:
-    """What is written where. Raises ConfigError if an input or another result would be overwritten."""
-    jobs = []
-    for source in sources:
-        beside = Target(source.parent, is_folder=True)
-        jobs.append(
-            Job(
-                source,
-                (output or beside).file(source, f"_x{scale}.png"),
-                qmap and qmap.file(source, "_qmap.png"),
-                report and report.file(source, "_report.json"),
-            )
-        )
-    inputs = set(map(os.path.realpath, sources))
-    makers: dict[str, Path] = {}
-    for job in jobs:
-        for path in job.outputs:
-            place = os.path.realpath(path)
-            if place in inputs:
-                raise ConfigError(f"{path}: is an input and would be overwritten; choose another folder or name")
-            if place in makers:
-                pair = f"{makers[place]} and for {job.source}"
-                raise ConfigError(f"{path}: would be written twice, for {pair}; rename one or use two calls")
-            makers[place] = job.source
-    return jobs
+def _foretell(job: Job, wish: dict[str, Any]) -> bool:
+    """Say what a job would do; False, and a complaint, if it would fail."""
+    from patchscaler.imaging.files import check_format, read_size
+    from patchscaler.sizes import target_size
+
+    try:
+        before = read_size(job.source.path, frame=job.source.frame)
+        after = target_size(before, **wish)
+        check_format(job.result, after)
+    except PatchScalerError as error:
+        _complain(str(error) if isinstance(error, ImageReadError | ImageWriteError) else f"{job.source}: {error}")
+        return False
+    sizes = " -> ".join("x".join(map(str, size)) for size in (before, after))
+    typer.echo(f"{job.source} -> {job.result}: {sizes}")
+    return True
 
 
-def _target(option: str, given: str | None, several: bool) -> Target | None:
-    """What an option names, folders made; raises ConfigError for a file where a folder is needed or of no format."""
-    from patchscaler.imaging.files import FORMATS
-
-    if given is None:
-        return None
-    path, suffixes = Path(given), (".json",) if option == "--report" else tuple(FORMATS)
-    if os.path.isdir(path) or given.endswith(("/", os.sep)) or (several and not path.suffix):
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ImageWriteError(f"{path}: cannot be made a folder ({error.strerror}); name another one") from error
-        return Target(path, is_folder=True)
-    if several:
-        raise ConfigError(f"{option} {given}: several pictures need a folder; name one, with a '/' at its end")
-    if path.suffix.lower() not in suffixes:
-        raise ConfigError(f"{option} {given}: end the name with one of {', '.join(suffixes)}, or a folder's with '/'")
-    return Target(path, is_folder=False)
-
-
-def _find_sources(inputs: Sequence[Path]) -> tuple[list[Path], int]:
-    """The picture files of all inputs, and how many inputs failed."""
-    from patchscaler.imaging.files import find_pictures
-
-    sources: list[Path] = []
-    failures = 0
-    for path in inputs:
-        try:
-            sources += find_pictures([path])
-        except ImageReadError as error:
-            _complain(str(error))
-            failures += 1
-        except OSError as error:  # a folder in its way may not be entered, a name is too long
-            _complain(f"{path}: {error.strerror}; check the path and its permissions")
-            failures += 1
-    return list(dict.fromkeys(sources)), failures
-
-
-def _run(jobs: Sequence[Job], model: str, device: str, options: dict[str, Any]) -> int:
+def _run(
+    jobs: Sequence[Job],
+    targets: Targets,
+    model: str,
+    device: str,
+    wish: dict[str, Any],
+    options: dict[str, Any],
+    saving: dict[str, Any],
+) -> int:
     """Do all jobs, and return how many failed. Raises WeightsError for a model that cannot be loaded."""
     if not jobs:
         return 0
@@ -213,7 +192,8 @@ def _run(jobs: Sequence[Job], model: str, device: str, options: dict[str, Any]) 
     failures = 0
     for job in jobs:
         try:
-            typer.echo(_enlarge(pipe, job, options, model))
+            make_folders(job, targets)
+            typer.echo(_enlarge(pipe, job, model, wish, options, saving))
             continue
         except (ImageReadError, ImageWriteError) as error:
             _complain(str(error))
@@ -229,28 +209,37 @@ def _run(jobs: Sequence[Job], model: str, device: str, options: dict[str, Any]) 
     return failures
 
 
-def _enlarge(pipe: Any, job: Job, options: dict[str, Any], model: str) -> str:
+def _enlarge(
+    pipe: Any, job: Job, model: str, wish: dict[str, Any], options: dict[str, Any], saving: dict[str, Any]
+) -> str:
     """Do one job; one line about it."""
-    from patchscaler.imaging.files import read_picture, write_picture
+    from patchscaler.imaging.files import check_format, losses, read_picture
+    from patchscaler.sizes import enlarge, target_size
 
-    picture = read_picture(job.source)
+    picture = read_picture(job.source.path, frame=job.source.frame)
+    kind = check_format(job.result, target_size(picture.size, **wish))
     for path in job.outputs:  # before the long work
         if not os.access(path.parent, os.W_OK | os.X_OK) or os.path.isdir(path):
             raise ImageWriteError(f"{path}: cannot be written there; choose another place or create the folder first")
-    with _progress_bar(job.source.name) as on_progress:
-        output: PatchScalerOutput = pipe(picture, output_type="pt", on_progress=on_progress, **options)
-        write_picture(job.result, output.images, like=picture, alpha=output.alpha)
+    with _progress_bar(job.source.path.name) as on_progress:
+        result = enlarge(pipe, picture, on_progress=on_progress, **wish, **options)
+        result.save(job.result, **saving)
+        output = result.outputs[-1]
         if job.qmap:
             _write_qmap(job.qmap, picture, output)
         if job.report:
-            names = {"input": str(job.source), "output": str(job.result), "model": model, "version": __version__}
-            _write_text(job.report, json.dumps(names | output.report.as_dict(), indent=2) + "\n")
+            names = {"input": str(job.source.path), "output": str(job.result), "model": model, "version": __version__}
+            facts = names | {"result_size": result.size, **output.report.as_dict()}
+            if len(result.outputs) > 1:
+                facts["first_pass"] = result.outputs[0].report.as_dict()
+            _write_text(job.report, json.dumps(facts, indent=2) + "\n")
 
-    report = output.report
-    sizes = " -> ".join("x".join(map(str, size)) for size in (report.input_size, report.output_size))
-    groups = ", ".join(f"{count} {name}" for name, count in report.patches.items())
-    seconds = sum(stage["seconds"] for stage in report.stages.values())
-    return f"{job.source} -> {job.result}: {sizes} in {seconds:.1f} s, patches: {groups}"
+    sizes = " -> ".join("x".join(map(str, size)) for size in (picture.size, result.size))
+    groups = ", ".join(f"{count} {name}" for name, count in output.report.patches.items())
+    stages = [stage for each in result.outputs for stage in each.report.stages.values()]
+    seconds = sum(stage["seconds"] for stage in stages)
+    lost = "".join(f"; {loss}" for loss in losses(picture, kind, saving["metadata"]))
+    return f"{job.source} -> {job.result}: {sizes} in {seconds:.1f} s, patches: {groups}{lost}"
 
 
 def _write_qmap(path: Path, picture: "Picture", output: "PatchScalerOutput") -> None:
