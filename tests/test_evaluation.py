@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from conftest import Call
 from patchscaler import PatchScalerPipeline
 from patchscaler.data.pairs import CONDITIONS, validation_pairs
 from patchscaler.errors import ConfigError, DataError, ImageReadError, WeightsError
@@ -27,10 +28,7 @@ from patchscaler.features.lpips import load_lpips
 from patchscaler.features.trunks import AlexNetTrunk
 from patchscaler.imaging.fidelity import psnr_y
 from patchscaler.imaging.files import read_picture, write_picture
-from test_cli import Call, call
 from test_features import write_torchvision
-
-__all__ = ["call"]  # a fixture
 
 
 def draw(path: Path, height: int = 24, width: int = 20, seed: int = 0) -> Path:

@@ -38,7 +38,18 @@ SEES: dict[str, set[str]] = {
     "benchmark": INFERENCE | {"patchscaler"},
     "onnx": INFERENCE,
     "cli": INFERENCE
-    | {"assembly", "benchmark", "data", "training", "evaluation", "integrations", "onnx", "sizes", "web", "patchscaler"},
+    | {
+        "assembly",
+        "benchmark",
+        "data",
+        "training",
+        "evaluation",
+        "integrations",
+        "onnx",
+        "sizes",
+        "web",
+        "patchscaler",
+    },
 }
 # Single modules that a room must not see although it sees their neighbours.
 HIDDEN: dict[str, set[str]] = {"models": {"patchscaler.imaging.files"}}
