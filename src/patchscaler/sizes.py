@@ -94,10 +94,8 @@ def enlarge(
     """
     picture = image if isinstance(image, Picture) else picture_from(image)
 
-    def four_times(part: Picture, notify: ProgressCallback | None, restore_only: bool) -> "PatchScalerOutput":
-        chosen = {"steps": (0, 0, 0)} if restore_only else options
-        output: PatchScalerOutput = pipe(part, output_type="pt", on_progress=notify, **chosen)
-        return output
+    def four_times(part: Picture, notify: ProgressCallback | None, restore_only: bool) -> Any:
+        return pipe(part, output_type="pt", on_progress=notify, **({"steps": (0, 0, 0)} if restore_only else options))
 
     wish = {"scale": scale, "width": width, "height": height, "max_side": max_side}
     size = target_size(picture.size, **wish)  # type: ignore[arg-type]
