@@ -167,6 +167,43 @@ def test_report_and_qmap(upscale: Call, tmp_path: Path, tiny_model: Path) -> Non
         assert qmap.height > 160
 
 
+def test_two_passes_report_both(upscale: Call, tmp_path: Path) -> None:
+    make_picture(tmp_path / "p.png")
+    answer = upscale("p.png", "--scale", "5.5", "--report", "r.json", "--qmap", "q.png")
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.startswith("p.png -> p_x5.5.png: 6x9 -> 33x50 in ")
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["result_size"] == [33, 50]
+    assert (report["first_pass"]["input_size"], report["first_pass"]["output_size"]) == ([6, 9], [24, 36])
+    assert (report["input_size"], report["output_size"]) == ([9, 13], [36, 52])
+
+
+def test_file_options(upscale: Call, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    make_picture(tmp_path / "p.png", 40, 30)
+    with Image.open(tmp_path / "p.png") as image:
+        image.save(tmp_path / "p.jpg", exif=exif.tobytes(), dpi=(300, 300))
+    for name, *options in (
+        ("good.jpg",),
+        ("poor.jpg", "--file-quality", "20"),
+        ("bare.jpg", "--no-metadata"),
+        ("lossy.webp",),
+        ("exact.webp", "--lossless"),
+        ("exact.png",),
+    ):
+        assert upscale("p.jpg", "-o", name, *options).code == 0
+    assert (tmp_path / "poor.jpg").stat().st_size < (tmp_path / "good.jpg").stat().st_size / 2
+    with Image.open(tmp_path / "good.jpg") as good, Image.open(tmp_path / "bare.jpg") as bare:
+        assert (good.getexif()[0x010F], good.info["dpi"]) == ("Maker", (300, 300))
+        assert "steps 1,1,1, seed 0" in good.getexif().get_ifd(0x8769)[0x9213]
+        assert (dict(bare.getexif()), bare.info["dpi"]) == ({}, (300, 300))
+    with Image.open(tmp_path / "exact.webp") as webp, Image.open(tmp_path / "exact.png") as png:
+        assert webp.convert("RGB").tobytes() == png.tobytes()
+    with Image.open(tmp_path / "lossy.webp") as webp, Image.open(tmp_path / "exact.png") as png:
+        assert webp.convert("RGB").tobytes() != png.tobytes()
+
+
 def test_progress_is_for_terminals(upscale: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_picture(tmp_path / "p.png")
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes any stream for a terminal

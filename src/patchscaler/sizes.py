@@ -26,6 +26,9 @@ MODEL_SCALE = 4
 SMALLEST, LARGEST = 1, 8  # of the enlargement
 PROGRESS_UNITS = 10_000  # of a stage, where two passes share it
 
+# A picture x4, as `images` (1,3,4H,4W) and `report` of what it returns; with True by the restorer alone.
+FourTimes = Callable[[Picture, ProgressCallback | None, bool], Any]
+
 
 @dataclass(frozen=True)
 class Enlargement:
@@ -90,23 +93,35 @@ def enlarge(
     Raises ConfigError, ImageReadError.
     """
     picture = image if isinstance(image, Picture) else picture_from(image)
-    size = target_size(picture.size, scale=scale, width=width, height=height, max_side=max_side)
+
+    def four_times(part: Picture, notify: ProgressCallback | None, restore_only: bool) -> Any:
+        return pipe(part, output_type="pt", on_progress=notify, **({"steps": (0, 0, 0)} if restore_only else options))
+
+    wish = {"scale": scale, "width": width, "height": height, "max_side": max_side}
+    size = target_size(picture.size, **wish)  # type: ignore[arg-type]
+    model = getattr(pipe, "name_or_path", None) or "unnamed"
+    return enlarge_by(four_times, picture, size, model=str(model), on_progress=on_progress)
+
+
+def enlarge_by(
+    four_times: FourTimes, picture: Picture, size: Size, *, model: str, on_progress: ProgressCallback | None = None
+) -> Enlargement:
+    """`enlarge` with any x4; `size` is one of `target_size`, `model` a name or folder for the history."""
     plain = replace(picture, alpha=None, beyond=None)
-    if picture.alpha is not None:
-        plain = replace(plain, pixels=extend_colours(picture.pixels, picture.alpha))
-    pixels, outputs = _passes(pipe, plain, size, on_progress, options)
     alpha = None
     if picture.alpha is not None:
-        alpha = enlarge_alpha(pipe, picture.alpha, size)
-    return Enlargement(picture, pixels, alpha, outputs, _history(pipe, picture.size, size, outputs))
+        plain = replace(plain, pixels=extend_colours(picture.pixels, picture.alpha))
+        alpha = _enlarge_alpha(four_times, picture.alpha, size)
+    pixels, outputs = _passes(four_times, plain, size, on_progress, restore_only=False)
+    return Enlargement(picture, pixels, alpha, outputs, _history(model, picture.size, size, outputs))
 
 
-def enlarge_alpha(pipe: "PatchScalerPipeline", alpha: Float[Tensor, "1 1 h w"], size: Size) -> Tensor:
+def _enlarge_alpha(four_times: FourTimes, alpha: Float[Tensor, "1 1 h w"], size: Size) -> Tensor:
     """Alpha (1,1,H,W) at `size`, by the restorer alone: diffusion would add texture; constant areas stay exactly so."""
     if alpha.min() == alpha.max():
         return alpha[..., :1, :1].expand(1, 1, *size).contiguous()
     grey = Picture(alpha.expand(1, 3, -1, -1).contiguous(), grey=True)
-    pixels, _ = _passes(pipe, grey, size, None, {"steps": (0, 0, 0)})
+    pixels, _ = _passes(four_times, grey, size, None, restore_only=True)
     return bounded_alpha(pixels.mean(dim=1, keepdim=True), alpha)
 
 
@@ -145,20 +160,19 @@ def check_wish(scale: int | float | None, width: int | None, height: int | None,
 
 
 def _passes(
-    pipe: Any, picture: Picture, size: Size, on_progress: ProgressCallback | None, options: dict[str, Any]
+    four_times: FourTimes, picture: Picture, size: Size, on_progress: ProgressCallback | None, restore_only: bool
 ) -> "tuple[Tensor, list[PatchScalerOutput]]":
     """The model once or twice, and a reduction after each pass, to `size`."""
     outputs = []
-    shares = [(0.0, 1.0)]
+    whole = on_progress
     if any(side > MODEL_SCALE * own for side, own in zip(size, picture.size, strict=True)):
         middle = Size(*(math.ceil(side / MODEL_SCALE) for side in size))
         share = math.prod(picture.size) / (math.prod(picture.size) + math.prod(middle))
-        output = pipe(picture, output_type="pt", on_progress=_part(on_progress, 0.0, share), **options)
+        output = four_times(picture, _part(on_progress, 0.0, share), restore_only)
         picture = replace(picture, pixels=_resized(output.images, middle).float().cpu())
         outputs.append(output)
-        shares = [(share, 1 - share)]
-    whole = on_progress if not outputs else _part(on_progress, *shares[0])
-    output = pipe(picture, output_type="pt", on_progress=whole, **options)
+        whole = _part(on_progress, share, 1 - share)
+    output = four_times(picture, whole, restore_only)
     return _resized(output.images, size), [*outputs, output]
 
 
@@ -179,12 +193,10 @@ def _part(on_progress: ProgressCallback | None, start: float, share: float) -> P
     return scaled
 
 
-def _history(pipe: Any, before: Size, after: Size, outputs: "list[PatchScalerOutput]") -> str:
+def _history(model: str, before: Size, after: Size, outputs: "list[PatchScalerOutput]") -> str:
     report = outputs[-1].report
     steps = ",".join(map(str, report.steps.values()))
-    model = Path(
-        str(getattr(pipe, "name_or_path", None) or "unnamed")
-    ).name  # not the folder, which is nobody's business
     sizes = " to ".join(f"{size.width}x{size.height}" for size in (before, after))
     passes = f", {len(outputs)} passes" if len(outputs) > 1 else ""
-    return f"PatchScaler {__version__}: {sizes} pixels{passes}, model {model}, steps {steps}, seed {report.seed}"
+    name = Path(model).name  # not the folder, which is nobody's business
+    return f"PatchScaler {__version__}: {sizes} pixels{passes}, model {name}, steps {steps}, seed {report.seed}"

@@ -28,7 +28,7 @@ class Picture:
 
     pixels       (1,3,H,W) float32 sRGB in [0, 1], whatever the file's profile
     alpha        (1,1,H,W) float32 in [0, 1], not premultiplied, or None
-    mode         Pillow's name of the file's mode: "RGB", "L", "P", "CMYK", "I;16"; those of 16 bits it lacks are "RGB;16", "CMYK;16"
+    mode         Pillow's name of the file's mode: "RGB", "L", "P", "CMYK", "I;16"; and "RGB;16" and the like
     bits         8 or 16 per sample
     grey         the file had no colours
     exif         EXIF block with the orientation reset, or None
