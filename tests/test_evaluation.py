@@ -299,6 +299,7 @@ def test_a_bar_needs_one_standard(settings: dict) -> None:
         ({"model": "tiny"}, "--model needs pictures"),
         ({"inputs": Path("lr")}, "name it with --model"),
         ({"outs": {"a": "{condition}/a"}}, "goes with --conditions"),
+        ({"outs": {"PatchScaler": "a"}, "model": "tiny", "inputs": Path("lr")}, "is a row of its own"),
         (
             {"outs": {"a": "a"}, "conditions": ("mild", "bicubic"), "reference": Path("hr")},
             "several conditions need it",

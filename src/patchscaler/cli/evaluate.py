@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from patchscaler.evaluation.rows import Section
 
 PIPED_WIDTH = 160  # columns of the tables where no terminal says how many it has
-COLUMN_WIDTH = 22
+COLUMN_WIDTH = 24
 
 
 def evaluate(
@@ -71,7 +71,7 @@ def evaluate(
         inputs=inputs,
         model=model,
         conditions=tuple(filter(None, (part.strip() for part in (conditions or "").split(",")))),
-        steps=tuple(parse_steps(text) for text in steps or ["8,14,20"]),
+        steps=tuple(dict.fromkeys(parse_steps(text) for text in steps or ["8,14,20"])),
         no_texture=no_texture,
         metrics=metrics,
         features=features,

@@ -82,7 +82,14 @@ class Request:
             raise ConfigError("--input are pictures for a model to enlarge; name it with --model")
         if not self.outs and self.model is None and not self.conditions:
             raise ConfigError("nothing to evaluate: name folders with --out NAME=FOLDER, or a model with --model")
+        taken = {BICUBIC} if self.conditions or self.inputs is not None else set()
+        if self.model is not None:
+            taken |= {CEILING, *(way.row for way in variants(self.steps, self.no_texture))}
         for name, folder in self.outs.items():
+            if name in taken:
+                raise ConfigError(
+                    f"--out {name}={folder}: {name} is a row of its own here; name the folder's otherwise"
+                )
             if (PLACEHOLDER in folder) != bool(self.conditions) and (PLACEHOLDER in folder or len(self.conditions) > 1):
                 raise ConfigError(
                     f"--out {name}={folder}: {PLACEHOLDER} in the folder goes with --conditions, "
