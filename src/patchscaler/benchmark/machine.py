@@ -43,7 +43,7 @@ def matrix_rate(device: str, dtype: torch.dtype, repeats: int = 5) -> float:
         if side >= largest or seconds > _LONG_ENOUGH:
             break
         side *= 2
-    return side**3 / min(seconds, *(_product_seconds(a, b) for _ in range(repeats - 1)))
+    return side**3 / min([seconds, *(_product_seconds(a, b) for _ in range(repeats - 1))])
 
 
 def _product_seconds(a: torch.Tensor, b: torch.Tensor) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]
 
 
 def enlarge_bicubic(pixels: Array, scale: int) -> Array:
@@ -120,7 +120,7 @@ def in_tiles(
     entry, exit  cells of the input and of the outputs per latent, along each side
     """
     height, width = array.shape[1] // entry, array.shape[2] // entry
-    results: list[Any] = []
+    results: list[Array] = []
     for (top, bottom), (left, right) in ((r, c) for r in _spans(height, tile) for c in _spans(width, tile)):
         up, before = max(top - reach, 0), max(left - reach, 0)
         crop = array[:, entry * up : entry * (bottom + reach), entry * before : entry * (right + reach)]

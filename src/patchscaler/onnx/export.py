@@ -50,7 +50,7 @@ class _Denoise(nn.Module):
         self.dit = pipeline.patch_dit
 
     def forward(self, x_t: Tensor, t: Tensor, coarse: Tensor, error: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        return self.dit(x_t, t, coarse, error, TextureCache(keys, values))  # type: ignore[no-any-return]
+        return self.dit(x_t, t, coarse, error, TextureCache(keys, values))
 
 
 class _Decode(nn.Module):
@@ -59,7 +59,7 @@ class _Decode(nn.Module):
         self.autoencoder = pipeline.autoencoder
 
     def forward(self, latents: Tensor) -> Tensor:
-        return self.autoencoder.decode(latents)  # type: ignore[no-any-return, operator]
+        return self.autoencoder.decode(latents)
 
 
 @torch.no_grad()
@@ -83,7 +83,7 @@ def export_onnx(pipeline: PatchScalerPipeline, folder: Path) -> list[Path]:
     keys, values = prompt(patches)
     latents = torch.zeros(1, channels, 5, 7)
     # Fills the cache of DCT bases: their making has an inverse in it that ONNX doesn't know.
-    pipeline.autoencoder.decode(latents)  # type: ignore[operator]
+    pipeline.autoencoder.decode(latents)
     # A tensor of its own for each input: the exporter would take one that comes twice for one input.
     coarse, error = torch.zeros_like(patches), torch.zeros(3, 1, side, side)
     denoised = (patches, torch.zeros(3, dtype=torch.int64), coarse, error, keys, values)
