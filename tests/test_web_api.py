@@ -356,7 +356,7 @@ def test_too_long_uploads_are_refused_while_they_arrive(server: Server) -> None:
 
 
 def test_a_small_server_refuses_stops_and_forgets(tiny_model: Path, tmp_path: Path) -> None:
-    limits = ("--queue", 2, "--max-minutes", 0.02, "--keep-minutes", 0.05, "--max-megapixels", 1)
+    limits = ("--queue", 2, "--max-minutes", 0.02, "--keep-minutes", 0.15, "--max-megapixels", 1)
     with serving(tiny_model, tmp_path / "temporary", "--no-page", *limits) as server:
         large = picture(4, 700, 700)
         first = server.post(large, quality="best").json()["id"]
@@ -376,11 +376,12 @@ def test_a_small_server_refuses_stops_and_forgets(tiny_model: Path, tmp_path: Pa
         assert server.wait(second["id"])["state"] == "done"
 
         third = server.post(large, quality="best").json()["id"]
-        with ThreadPoolExecutor(1) as pool:
-            stream = pool.submit(events, server, third)
-            time.sleep(0.3)
+        with httpx.stream("GET", f"{server.url}/api/jobs/{third}/events", timeout=120, trust_env=False) as stream:
+            lines = stream.iter_lines()
+            assert next(lines) == "event: status"
             assert server.client.delete(f"/api/jobs/{third}").status_code == 204
-            assert stream.result()[-1]["state"] == "cancelled"
+            last = [line for line in lines if line.startswith("data: ")][-1]
+        assert json.loads(last.removeprefix("data: "))["state"] == "cancelled"
         assert server.client.get(f"/api/jobs/{third}").status_code == 404
 
         deadline = time.monotonic() + 30

@@ -268,10 +268,9 @@ async function drawMap() {
   const canvas = part("map");
   [canvas.width, canvas.height] = [Math.ceil(width / 4), Math.ceil(height / 4)];
   const context = canvas.getContext("2d");
-  context.scale(canvas.width / width, canvas.height / height);
   // Patches overlap; each is painted up to the middle between its centre and the next one's.
-  const rows = borders(boxes.map(([top, , high]) => top + high / 2), height);
-  const columns = borders(boxes.map(([, left, , wide]) => left + wide / 2), width);
+  const rows = borders(boxes.map(([top, , high]) => top + high / 2), height, canvas.height);
+  const columns = borders(boxes.map(([, left, , wide]) => left + wide / 2), width, canvas.width);
   boxes.forEach(([top, left, high, wide], index) => {
     const [y, bottom] = rows.get(top + high / 2);
     const [x, right] = columns.get(left + wide / 2);
@@ -287,11 +286,12 @@ async function drawMap() {
   root.classList.add("ps-has-map");
 }
 
-// centre -> [start, end] for the distinct centres along a side
-function borders(centres, length) {
+// centre -> [start, end] in the map's whole pixels, for the distinct centres along a side
+function borders(centres, length, pixels) {
   const sorted = [...new Set(centres)].sort((a, b) => a - b);
   const between = [0, ...sorted.slice(1).map((centre, index) => (centre + sorted[index]) / 2), length];
-  return new Map(sorted.map((centre, index) => [centre, [between[index], between[index + 1]]]));
+  const whole = between.map((place) => Math.round((place * pixels) / length));
+  return new Map(sorted.map((centre, index) => [centre, [whole[index], whole[index + 1]]]));
 }
 
 function listenToSlider() {
