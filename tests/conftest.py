@@ -14,6 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
+import patchscaler.models.base  # noqa: F401  # diffusers' classes, whatever a test calls first
+
 torch.set_num_threads(1)  # pytest-xdist runs one test process per core
 
 

@@ -161,7 +161,7 @@ def test_report_and_qmap(upscale: Call, tmp_path: Path, tiny_model: Path) -> Non
     assert report["seed"] == 5
     assert report["output_size"] == [160, 200]
     assert report["patch_steps"] == sum(report["patches"].values()) > 0
-    assert set(report["stages"]) == {"restore", "prompt", "sample", "decode", "colour"}
+    assert set(report["stages"]) == {"restore", "prompt", "sample", "decode", "colour", "write"}
     with Image.open(tmp_path / "q.png") as qmap:
         assert qmap.width >= 200
         assert qmap.height > 160
@@ -382,7 +382,7 @@ def test_out_of_memory(upscale: Call, tmp_path: Path, monkeypatch: pytest.Monkey
     def exhausted(*arguments: object, **options: object) -> None:
         raise error
 
-    monkeypatch.setattr("patchscaler.pipeline.decode_tiled", exhausted)
+    monkeypatch.setattr("patchscaler.inference.bands.decode_tiled", exhausted)
     answer = upscale("p.png")
     assert (answer.code, answer.err.count("\n")) == (1, 1)
     assert answer.err.startswith("patchscaler: p.png: not enough memory; ")

@@ -15,7 +15,7 @@ import patchscaler
 SOURCE = Path(patchscaler.__file__).parent
 
 NETWORKS = {"errors", "imaging", "diffusion", "models"}
-INFERENCE = NETWORKS | {"storage", "report", "presets", "pipeline"}
+INFERENCE = NETWORKS | {"storage", "report", "presets", "inference", "pipeline"}
 # What each room may see besides itself; each line adds to the ones before. "patchscaler" is the package's own version.
 SEES: dict[str, set[str]] = {
     "patchscaler": set(),
@@ -29,7 +29,8 @@ SEES: dict[str, set[str]] = {
     "report": NETWORKS,
     "presets": {"errors", "models"},
     "training": NETWORKS | {"data", "features"},
-    "pipeline": NETWORKS | {"storage", "report", "presets"},
+    "inference": NETWORKS | {"storage", "report", "patchscaler"},
+    "pipeline": NETWORKS | {"storage", "report", "presets", "inference"},
     "assembly": INFERENCE | {"patchscaler"},
     "sizes": INFERENCE | {"patchscaler"},
     "evaluation": INFERENCE | {"assembly", "data", "features", "patchscaler"},
@@ -50,6 +51,7 @@ SEES: dict[str, set[str]] = {
         "web",
         "patchscaler",
     },
+    "__main__": {"cli"},
 }
 # Single modules that a room must not see although it sees their neighbours.
 HIDDEN: dict[str, set[str]] = {"models": {"patchscaler.imaging.files"}}
@@ -88,7 +90,7 @@ def imports_of(path: Path) -> Iterator[Import]:
 def room(target: str) -> str:
     """The folder or file just below the package that `target` belongs to; names of the package lead to their homes."""
     parts = target.split(".")
-    if len(parts) == 1 or parts[1].startswith("__"):
+    if len(parts) == 1 or parts[1] == "__version__":
         return "patchscaler"
     if parts[1] in patchscaler.__all__:
         return room(vars(patchscaler)["_HOMES"][parts[1]])

@@ -10,12 +10,15 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import nn
 
 from patchscaler.errors import ConfigError
+from patchscaler.imaging.geometry import Size
+from patchscaler.imaging.tiles import Tile
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.latents import (
     KL_REACH,
     decode_latents,
     decode_reach,
     decode_tiled,
+    decode_tiles,
     encode_pixels,
     latent_channels,
 )
@@ -130,37 +133,46 @@ def test_the_dct_autoencoder_speaks_for_itself(dct: DctAutoencoder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "tile"), [((1, 1), 8), ((5, 7), 8), ((8, 8), 8), ((9, 40), 8), ((23, 17), 5), ((3, 4), 1)]
+    ("size", "area"), [((1, 1), 64), ((5, 7), 2000), ((8, 8), 2000), ((9, 40), 600), ((23, 17), 500), ((3, 4), 1)]
 )
-def test_tiled_decode_is_the_whole_decode(dct: DctAutoencoder, size: tuple[int, int], tile: int) -> None:
+def test_tiled_decode_is_the_whole_decode(
+    dct: DctAutoencoder, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], area: int
+) -> None:
+    monkeypatch.setattr("patchscaler.models.latents.DCT_AREA", area)
     latents = noise(2, 8, *size)
-    progress: list[tuple[int, int]] = []
-    tiled = decode_tiled(dct, latents, tile, on_tile=lambda done, total: progress.append((done, total)))
-    count = -(-size[0] // tile) * -(-size[1] // tile)
-    assert progress == [(done + 1, count) for done in range(count)]
+    calls: list[None] = []
+    tiled = decode_tiled(dct, latents, on_tile=lambda: calls.append(None))
+    assert len(calls) == len(decode_tiles(dct, Size(*size)))
     assert tiled.dtype == torch.float32
     torch.testing.assert_close(tiled, dct.decode(latents), atol=1e-5, rtol=1e-4)
 
 
-def test_no_tile_is_larger_than_asked(dct: DctAutoencoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    sides: list[int] = []
+def test_rows_are_decoded_with_those_around_them(dct: DctAutoencoder) -> None:
+    latents = noise(1, 8, 3 * dct.reach, 20)
+    whole = dct.decode(latents)
+    for rows in ((0, 5), (dct.reach, dct.reach + 2), (3 * dct.reach - 1, 3 * dct.reach)):
+        found = decode_tiled(dct, latents, rows=rows)
+        torch.testing.assert_close(found, whole[:, :, 8 * rows[0] : 8 * rows[1]], atol=1e-5, rtol=1e-4)
+
+
+def test_no_tile_is_larger_than_allowed(dct: DctAutoencoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    areas: list[int] = []
     decode = dct.decode
-    monkeypatch.setattr(dct, "decode", lambda latents: sides.extend(latents.shape[-2:]) or decode(latents))
-    decode_tiled(dct, noise(1, 8, 70, 33), tile=16)
-    assert max(sides) <= 16 + 2 * dct.reach
+    monkeypatch.setattr(dct, "decode", lambda latents: areas.append(latents[0, 0].numel()) or decode(latents))
+    monkeypatch.setattr("patchscaler.models.latents.DCT_AREA", 800)
+    decode_tiled(dct, noise(1, 8, 70, 33))
+    assert len(areas) > 1
+    assert max(areas) <= 800
 
 
 def test_tiled_decode_of_the_kl_autoencoder_has_the_right_shape(paper: Networks) -> None:
     latents = noise(1, 4, 9, 5)
-    assert decode_tiled(paper.autoencoder, latents, tile=4).shape == (1, 3, 72, 40)
-    torch.testing.assert_close(
-        decode_tiled(paper.autoencoder, latents, tile=9), decode_latents(paper.autoencoder, latents)
-    )
+    halves = [Tile(0, 4, 0, 5), Tile(4, 9, 0, 5)]
+    assert decode_tiled(paper.autoencoder, latents, tiles=halves).shape == (1, 3, 72, 40)
+    torch.testing.assert_close(decode_tiled(paper.autoencoder, latents), decode_latents(paper.autoencoder, latents))
 
 
 def test_wrong_input_is_named(paper: Networks, dct: DctAutoencoder) -> None:
-    with pytest.raises(ConfigError, match="tile 0"):
-        decode_tiled(dct, noise(1, 8, 4, 4), tile=0)
     with pytest.raises(ValueError, match="empty"):
         decode_tiled(dct, torch.zeros(1, 8, 0, 4))
     with pytest.raises(ValueError, match="multiples of 8"):

@@ -97,7 +97,7 @@ def test_chunks_of_patches_change_nothing(
     tiny_pipeline: PatchScalerPipeline, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, seen = tiny_pipeline(photo, gammas=MIXED, steps=FEW, output_type="pt"), []
-    monkeypatch.setattr("patchscaler.pipeline._CHUNK", 4)
+    monkeypatch.setattr("patchscaler.inference.crew.SET_SIZE", 4)
     parts = tiny_pipeline(photo, gammas=MIXED, steps=FEW, output_type="pt", on_progress=seen.append)
     assert_close(parts.images, whole.images)
     assert [p.done for p in seen if p.stage == "prompt"] == [4, 6]
@@ -166,7 +166,7 @@ def test_one_group_is_plain_sampling(
     last: int,
     use_texture: bool,
 ) -> None:
-    result = tiny_pipeline(photo, seed=3, gammas=gammas, use_texture=use_texture, output_type="pt")
+    result = tiny_pipeline(photo, seed=3, quality="best", gammas=gammas, use_texture=use_texture, output_type="pt")
     assert result.report.patches[group] == result.groups.numel() == 6
     expected = plain_sampling(tiny_pipeline, as_tensor(photo)[None], 3, 20, last, use_texture)
     assert_close(result.images, expected, tolerance=2e-4)

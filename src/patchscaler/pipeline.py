@@ -1,7 +1,9 @@
 """The way of one picture through PatchScaler: restore, cut, group, prompt, sample, blend, decode, colour fix."""
 
+import logging
 import os
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,36 +17,26 @@ from diffusers.utils import BaseOutput, deprecation_utils, is_accelerate_availab
 from jaxtyping import Float
 from torch import Tensor
 
-from patchscaler.diffusion.noise import place_noise
-from patchscaler.diffusion.pgs import GroupConfig, assign_groups, clean_latents, count_steps, sample
 from patchscaler.errors import ConfigError, WeightsError
-from patchscaler.imaging.colour import wavelet_colour_fix
 from patchscaler.imaging.files import Picture, picture_from, to_pil
 from patchscaler.imaging.geometry import Size
-from patchscaler.imaging.resize import resize_bicubic
-from patchscaler.imaging.tiles import PatchGrid, merge, pad_to_patch, raised_cosine_window, split
-from patchscaler.models.autoencoder import DctAutoencoder
-from patchscaler.models.latents import decode_tiled, encode_pixels
+from patchscaler.inference.budget import keep_within
+from patchscaler.inference.canvas import FloatCanvas
+from patchscaler.inference.crew import Crew
+from patchscaler.inference.parts import PARTS, SCALE, STRIDE, Parts, channels_last, check_folder, default_dtype
+from patchscaler.inference.settings import GAMMAS, TAUS, Settings, choose_steps
+from patchscaler.inference.way import enlarge
 from patchscaler.models.patch_dit import PatchDiT, TextureCache
-from patchscaler.models.restorer import ConvRestorer, Restoration, confidence_from
+from patchscaler.models.restorer import ConvRestorer, Restoration
 from patchscaler.models.swin_restorer import SwinRestorer
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
-from patchscaler.report import Preview, PreviewCallback, Progress, ProgressCallback, Report
-from patchscaler.storage import check_part, model_folder, read_json
+from patchscaler.report import PreviewCallback, ProgressCallback, Report
+from patchscaler.storage import model_folder
 
-SCALE = 4
-STRIDE = 8  # d: pixels per latent
-PARTS: dict[str, tuple[type[ModelMixin], ...]] = {  # the classes that a model folder's parts may have
-    "restorer": (ConvRestorer, SwinRestorer),
-    "patch_dit": (PatchDiT,),
-    "texture_classifier": (TextureClassifier,),
-    "texture_encoder": (TextureEncoder,),
-    "texture_memory": (ReferenceTextureMemory,),
-}
+__all__ = ["PARTS", "SCALE", "STRIDE", "PatchScalerOutput", "PatchScalerPipeline", "default_dtype"]
+
 # diffusers has renamed the argument and warns of the old name.
 _DTYPE_KEY = "dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dtype"
-# Patches whose texture keys and values are held at once; bounds memory, changes nothing else.
-_CHUNK = 512
 
 
 @dataclass
@@ -106,8 +98,7 @@ class PatchScalerPipeline(DiffusionPipeline):
             scheduler=scheduler,
         )
         self.register_to_config(overlap=overlap)
-        for part in (autoencoder, restorer, texture_classifier):
-            part.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
+        channels_last(autoencoder, restorer, texture_classifier)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any = None, **kwargs: Any) -> "PatchScalerPipeline":
@@ -117,7 +108,7 @@ class PatchScalerPipeline(DiffusionPipeline):
         if not os.path.isdir(folder) and (folder.count("/") != 1 or folder.startswith((".", "/"))):
             raise WeightsError(f"{folder}: no such model folder; name a folder, a hub id (owner/name) or leave it out")
         if os.path.isdir(folder):
-            _check_folder(Path(folder))
+            check_folder(Path(folder))
         # Without accelerate diffusers asks everybody to install it; inference doesn't need it.
         kwargs.setdefault("low_cpu_mem_usage", is_accelerate_available())
         dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None) or default_dtype("cpu")
@@ -129,7 +120,6 @@ class PatchScalerPipeline(DiffusionPipeline):
         torch.nn.Module.to(pipeline.texture_memory, dtype)
         return pipeline
 
-    @torch.no_grad()
     def __call__(
         self,
         image: Any,
@@ -137,10 +127,14 @@ class PatchScalerPipeline(DiffusionPipeline):
         scale: int = SCALE,
         seed: int = 0,
         output_type: str = "pil",
-        steps: Sequence[int] = (8, 14, 20),
-        gammas: Sequence[float] = (0.95, 0.75),
-        taus: Sequence[int] = (400, 700, 1000),
-        batch_size: int = 64,
+        quality: str | None = None,
+        steps: Sequence[int] | None = None,
+        gammas: Sequence[float] = GAMMAS,
+        taus: Sequence[int] = TAUS,
+        budget: float | None = None,
+        workers: int | Sequence[str] = 1,
+        split: str = "cost",
+        batch_size: int = 32,
         use_texture: bool = True,
         generator: torch.Generator | None = None,
         on_progress: ProgressCallback | None = None,
@@ -153,190 +147,79 @@ class PatchScalerPipeline(DiffusionPipeline):
         scale        4
         seed         of the noise field; `generator`, if given, draws it instead
         output_type  "pil", "np" or "pt"
+        quality      "fast", "balanced" (the default) or "best": preset of `steps`
         steps, taus  of the groups simple, medium, hard (Eq. 7); gammas: confidence thresholds between them (Eq. 2)
+        budget       seconds for this call: takes as many steps as fit
+        workers      processes that share the patches, or the device of each: ("cuda:0", "cuda:1"). They are started for
+                     this call, so a script that asks for them needs the usual `if __name__ == "__main__":`
+        split        of the patches among workers: "cost", or "groups" as in the paper (hard | the others)
         batch_size   patches per network call; does not change the result beyond rounding
         use_texture  False: no texture prompt
         on_progress  called with a Progress after every unit of work
-        on_preview   called with a Preview after the restoration and after every batch of patch-steps
+        on_preview   called with a Preview after the restoration and after every batch of patch-steps; with workers, as
+                     they hand in
 
-        Returns PatchScalerOutput; its picture is exactly `scale` times the input. Raises ConfigError, ImageReadError.
+        Returns PatchScalerOutput; its picture is exactly `scale` times the input. At most one of quality, steps and
+        budget may be given. Raises ConfigError, ImageReadError.
         """
+        started = time.perf_counter()
         if scale != SCALE:
             raise ConfigError(f"scale {scale}: this model enlarges x{SCALE}; patchscaler.enlarge makes any size of it")
         if output_type not in ("pil", "np", "pt"):
             raise ConfigError(f'output_type "{output_type}": choose pil, np or pt')
-        if batch_size < 1:
-            raise ConfigError(f"batch_size {batch_size} must be at least 1")
         if generator is not None:
             seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
-        config = GroupConfig(gammas=tuple(gammas), taus=tuple(taus), steps=tuple(steps))
+        settings = Settings(
+            steps=choose_steps(quality, steps, budget, taus),
+            gammas=tuple(gammas),
+            taus=tuple(taus),
+            seed=seed,
+            batch_size=batch_size,
+            use_texture=use_texture,
+            budget=budget,
+        )
         report = Report(device=str(self.device), dtype=str(self.dtype).removeprefix("torch."), seed=seed)
-        notify = on_progress or (lambda progress: None)
-
         picture = image if isinstance(image, Picture) else picture_from(image)
-        pixels = picture.pixels.to(self.device)
-        size = Size(pixels.shape[-2] * SCALE, pixels.shape[-1] * SCALE)
-        report.input_size, report.output_size = (pixels.shape[-2], pixels.shape[-1]), (size.height, size.width)
-
-        with report.stage("restore"):
-            coarse, log_error = self.restore(pixels)
-            confidence = confidence_from(log_error, self.restorer.eta)
-            notify(Progress("restore", 1, 1))
-        patch = int(self.patch_dit.config["sample_size"])
-        padded = pad_to_patch(coarse, patch)
-        grid = PatchGrid(Size(*padded.shape[-2:]), patch, patch - int(self.config["overlap"]))
-        patches, errors = split(padded, grid), split(pad_to_patch(log_error, patch), grid)
-        groups = assign_groups(confidence_from(errors, self.restorer.eta).mean(dim=(1, 2, 3)), config.gammas)
-        noise = split(place_noise(seed, coarse.shape[1], 0, 0, *grid.size), grid).to(self.device)
-        window = raised_cosine_window(patch, int(self.config["overlap"])).to(self.device)
-
-        def assemble(patches: Tensor, on_tile: Callable[[int, int], None] | None = None) -> Tensor:
-            latents = merge(patches, grid, window)[..., : coarse.shape[-2], : coarse.shape[-1]]
-            return decode_tiled(self.autoencoder, latents, on_tile=on_tile)[..., : size.height, : size.width]
-
-        def fix_colours(result: Tensor) -> Tensor:
-            return wavelet_colour_fix(result, resize_bicubic(pixels, size)).clamp_(0, 1)
-
-        show = None
-        if on_preview:
-            clean, rows, boxes = patches.clone(), groups.reshape(len(grid.rows), len(grid.cols)), _boxes(grid, size)
-            preview = Preview(lambda: fix_colours(assemble(clean)), rows, boxes)
-            on_preview(preview)
-
-            def show(index: Tensor, latents: Tensor) -> None:
-                clean[index] = latents
-                on_preview(preview)
-
-        refined = self._refine(patches, errors, noise, groups, config, batch_size, use_texture, report, notify, show)
-        with report.stage("decode"):
-            result = assemble(refined, on_tile=lambda done, total: notify(Progress("decode", done, total)))
-        with report.stage("colour"):
-            result = fix_colours(result)
-            alpha = None if picture.alpha is None else resize_bicubic(picture.alpha, size).clamp(0, 1)
-            notify(Progress("colour", 1, 1))
-
-        images = _as_type(result, alpha, picture, output_type)
+        size = Size(picture.size.height * SCALE, picture.size.width * SCALE)
+        canvas = FloatCanvas(size, self.device, picture.alpha is not None)
+        notify = on_progress or (lambda progress: None)
+        devices = [str(self.device)] * workers if isinstance(workers, int) else list(workers)
+        with Crew(self.parts, devices, split, logging.getLogger(__name__).warning) as crew:
+            adjust = keep_within(crew, report, started)
+            way = enlarge(picture, crew, settings, canvas, report, notify=notify, adjust=adjust, on_preview=on_preview)
+        images = _as_type(canvas.pixels, canvas.alpha, picture, output_type)
         if not return_dict:
             return (images,)
         return PatchScalerOutput(
             images=images,
-            alpha=alpha,
-            confidence=confidence,
-            groups=groups.reshape(len(grid.rows), len(grid.cols)),
-            patch_boxes=_boxes(grid, size),
+            alpha=canvas.alpha,
+            confidence=way.confidence,
+            groups=way.groups,
+            patch_boxes=way.patch_boxes,
             report=report,
         )
 
+    @property
+    def parts(self) -> Parts:
+        """The networks as the stages take them."""
+        return Parts(
+            autoencoder=self.autoencoder,
+            restorer=self.restorer,
+            patch_dit=self.patch_dit,
+            texture_classifier=self.texture_classifier,
+            texture_encoder=self.texture_encoder,
+            texture_memory=self.texture_memory,
+            alphas=self.scheduler.alphas_cumprod,
+            overlap=int(self.config["overlap"]),
+        )
+
     def restore(self, pixels: Float[Tensor, "1 3 height width"]) -> Restoration:
-        """Coarse latents and log error of an LR picture in [0,1], at ceil(height / 2) x ceil(width / 2) latents."""
-        even = torch.nn.functional.pad(pixels, (0, pixels.shape[-1] % 2, 0, pixels.shape[-2] % 2), mode="replicate")
-        if self.restorer.input_kind == "pixels":
-            return self.restorer(even.contiguous(memory_format=torch.channels_last))
-        large = resize_bicubic(even, Size(even.shape[-2] * SCALE, even.shape[-1] * SCALE)).clamp(0, 1)
-        return self.restorer(encode_pixels(self.autoencoder, large))
+        """`Parts.restore`: coarse latents and log error of an LR picture."""
+        return self.parts.restore(pixels)
 
     def prompt(self, patches: Float[Tensor, "n c V V"]) -> TextureCache:
-        """Algorithm 1: keys and values for Patch-DiT of the textures most similar to each coarse patch."""
-        queries = self.texture_classifier(patches)
-        found = self.texture_memory.retrieve(queries, int(self.texture_encoder.config["top_k"]))
-        tokens = self.texture_encoder(self.texture_memory.read(found.places), found.similarities)
-        return self.patch_dit.texture_cache(tokens)
-
-    def _refine(
-        self,
-        patches: Tensor,
-        errors: Tensor,
-        noise: Tensor,
-        groups: Tensor,
-        config: GroupConfig,
-        batch_size: int,
-        use_texture: bool,
-        report: Report,
-        notify: ProgressCallback,
-        show: Callable[[Tensor, Tensor], None] | None,
-    ) -> Tensor:
-        """Prompt and sample, chunk by chunk of patches; `show` gets the indices of a batch and its clean latents."""
-        counts = count_steps(groups, config)
-        report.patch_steps = total = counts.pop("patch_steps")
-        report.patches, report.steps = counts, dict(zip(config.names, config.steps, strict=True))
-        alphas = self.scheduler.alphas_cumprod.to(self.device)
-        refined, before = torch.empty_like(patches), 0
-        for start in range(0, len(patches), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            coarse, error, texture = patches[part], errors[part], None
-            if use_texture:
-                with report.stage("prompt"):
-                    texture = _in_batches(self.prompt, coarse, batch_size)
-                    notify(Progress("prompt", min(start + _CHUNK, len(patches)), len(patches)))
-
-            def denoise(
-                x_t: Tensor,
-                t: Tensor,
-                index: Tensor,
-                coarse: Tensor = coarse,
-                error: Tensor = error,
-                texture: TextureCache | None = texture,
-                start: int = start,
-            ) -> Tensor:
-                chosen = None if texture is None else TextureCache(texture.keys[index], texture.values[index])
-                prediction = self.patch_dit(x_t, t, coarse[index], error[index], chosen)
-                if show:
-                    kind = self.patch_dit.config["prediction_type"]
-                    show(start + index, clean_latents(x_t, prediction.float(), alphas[t], kind))
-                return prediction
-
-            with report.stage("sample"):
-                refined[part] = sample(
-                    coarse,
-                    groups[part],
-                    noise[part],
-                    denoise,
-                    alphas,
-                    config,
-                    prediction_type=self.patch_dit.config["prediction_type"],
-                    batch_size=batch_size,
-                    on_step=lambda done, _, before=before: notify(Progress("sample", before + done, total)),
-                )
-            before += count_steps(groups[part], config)["patch_steps"]
-        return refined
-
-
-def default_dtype(device: str) -> torch.dtype:
-    """bfloat16 where matrix products in it are native, float32 elsewhere: emulated bfloat16 is slower than float32."""
-    if device.startswith("cuda"):
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    return torch.bfloat16 if device == "cpu" and native else torch.float32
-
-
-def _check_folder(folder: Path) -> None:
-    """Strict check of all our parts in a model folder; the autoencoder's too unless it is a diffusers class."""
-    for name, classes in {"autoencoder": (DctAutoencoder,), **PARTS}.items():
-        class_name = _class_name(folder / name)
-        matching = [cls for cls in classes if cls.__name__ == class_name]
-        if matching:
-            check_part(matching[0], folder / name)
-        elif name != "autoencoder":
-            raise WeightsError(f"{folder / name}: class {class_name} is none of {[c.__name__ for c in classes]}")
-
-
-def _class_name(folder: Path) -> str:
-    return str(read_json(folder / "config.json").get("_class_name", ""))
-
-
-def _in_batches(prompt: Any, patches: Tensor, batch_size: int) -> TextureCache:
-    parts = [prompt(patches[start : start + batch_size]) for start in range(0, len(patches), batch_size)]
-    return TextureCache(torch.cat([p.keys for p in parts]), torch.cat([p.values for p in parts]))
-
-
-def _boxes(grid: PatchGrid, size: Size) -> list[tuple[int, int, int, int]]:
-    """Patches in output pixels, cut at the picture's border."""
-    side = grid.patch * STRIDE
-    return [
-        (top * STRIDE, left * STRIDE, min(side, size.height - top * STRIDE), min(side, size.width - left * STRIDE))
-        for top in grid.rows
-        for left in grid.cols
-    ]
+        """`Parts.prompt`: keys and values of the textures for each coarse patch."""
+        return self.parts.prompt(patches)
 
 
 def _as_type(pixels: Tensor, alpha: Tensor | None, picture: Picture, output_type: str) -> Any:

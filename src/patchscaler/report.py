@@ -39,7 +39,9 @@ PreviewCallback = Callable[[Preview], None]
 @dataclass
 class Report:
     """stages: {name: {"seconds", "peak_mib"}}, the latter the process's high-water mark when the stage ended (on a GPU:
-    the device's allocations); patches and steps: per group; patch_steps: denoiser evaluations of a patch, all told."""
+    the device's allocations); patches and steps: per group; patch_steps: denoiser evaluations of a patch, all told;
+    budget: its seconds, those left when the steps were chosen, and those that the chosen steps were to take;
+    lost_workers: a line for each that died."""
 
     device: str
     dtype: str
@@ -50,6 +52,8 @@ class Report:
     patches: dict[str, int] = field(default_factory=dict)
     steps: dict[str, int] = field(default_factory=dict)
     patch_steps: int = 0
+    budget: dict[str, float] | None = None
+    lost_workers: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -1,7 +1,7 @@
 """Any size from a model that can x4: one pass and a reduction, or two passes; transparency goes beside the colours."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -113,7 +113,7 @@ def enlarge_by(
         plain = replace(plain, pixels=extend_colours(picture.pixels, picture.alpha))
         alpha = _enlarge_alpha(four_times, picture.alpha, size)
     pixels, outputs = _passes(four_times, plain, size, on_progress, restore_only=False)
-    return Enlargement(picture, pixels, alpha, outputs, _history(model, picture.size, size, outputs))
+    return Enlargement(picture, pixels, alpha, outputs, history_of(model, picture.size, size, outputs))
 
 
 def _enlarge_alpha(four_times: FourTimes, alpha: Float[Tensor, "1 1 h w"], size: Size) -> Tensor:
@@ -165,15 +165,27 @@ def _passes(
     """The model once or twice, and a reduction after each pass, to `size`."""
     outputs = []
     whole = on_progress
-    if any(side > MODEL_SCALE * own for side, own in zip(size, picture.size, strict=True)):
-        middle = Size(*(math.ceil(side / MODEL_SCALE) for side in size))
-        share = math.prod(picture.size) / (math.prod(picture.size) + math.prod(middle))
+    share = first_share(picture.size, size)
+    if share is not None:
+        middle = _middle(size)
         output = four_times(picture, _part(on_progress, 0.0, share), restore_only)
         picture = replace(picture, pixels=_resized(output.images, middle).float().cpu())
         outputs.append(output)
         whole = _part(on_progress, share, 1 - share)
     output = four_times(picture, whole, restore_only)
     return _resized(output.images, size), [*outputs, output]
+
+
+def first_share(before: Size, after: Size) -> float | None:
+    """Share of the work that the first of two passes has; None where one pass is enough."""
+    if all(side <= MODEL_SCALE * own for side, own in zip(after, before, strict=True)):
+        return None
+    return math.prod(before) / (math.prod(before) + math.prod(_middle(after)))
+
+
+def _middle(size: Size) -> Size:
+    """What the first of two passes leads to."""
+    return Size(*(math.ceil(side / MODEL_SCALE) for side in size))
 
 
 def _resized(pixels: Tensor, size: Size) -> Tensor:
@@ -193,7 +205,8 @@ def _part(on_progress: ProgressCallback | None, start: float, share: float) -> P
     return scaled
 
 
-def _history(model: str, before: Size, after: Size, outputs: "list[PatchScalerOutput]") -> str:
+def history_of(model: str, before: Size, after: Size, outputs: Sequence[Any]) -> str:
+    """One line on what was done, by the `report` of each pass."""
     report = outputs[-1].report
     steps = ",".join(map(str, report.steps.values()))
     sizes = " to ".join(f"{size.width}x{size.height}" for size in (before, after))

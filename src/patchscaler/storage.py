@@ -3,13 +3,16 @@
 import inspect
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
 from patchscaler.errors import ConfigError, WeightsError
+
+if TYPE_CHECKING:
+    from patchscaler.models.base import ModelMixin
 
 BUNDLED = Path(__file__).parent / "weights"
 WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
@@ -25,8 +28,22 @@ def model_folder(name_or_folder: str | Path | None) -> str:
     return str(name_or_folder)
 
 
-def check_part(cls: type[ModelMixin], folder: Path) -> None:
+def check_part(cls: "type[ModelMixin]", folder: Path) -> None:
     """Raises WeightsError, naming the file, unless `folder` holds exactly the tensors that its config asks of `cls`."""
+    with torch.device("meta"):
+        _build_checked(cls, folder)
+
+
+def load_part(cls: "type[ModelMixin]", folder: Path) -> "ModelMixin":
+    """The network with its weights in their stored precision; checked as by `check_part`."""
+    # Not on the meta device: its first use imports sympy, which takes more than a second.
+    part = _build_checked(cls, folder)
+    part.load_state_dict(load_file(folder / WEIGHTS_FILE), assign=True)
+    return part
+
+
+def _build_checked(cls: "type[ModelMixin]", folder: Path) -> "ModelMixin":
+    """The network that config.json asks for, untrained. Raises WeightsError unless the weights fit it."""
     config = read_json(folder / "config.json")
     own = {key: value for key, value in config.items() if not key.startswith("_")}
     known = set(inspect.signature(cls.__init__).parameters) - {"self"}
@@ -34,10 +51,10 @@ def check_part(cls: type[ModelMixin], folder: Path) -> None:
     if unknown:
         raise WeightsError(f"{folder / 'config.json'}: unknown key {unknown[0]}; known: {', '.join(sorted(known))}")
     try:
-        with torch.device("meta"):
-            wanted = {k: tuple(v.shape) for k, v in cls(**own).state_dict().items()}
+        part = cls(**own)
     except (ConfigError, TypeError) as error:
         raise WeightsError(f"{folder / 'config.json'}: {error}; fetch or export the model again") from error
+    wanted = {key: tuple(value.shape) for key, value in part.state_dict().items()}
     path = folder / WEIGHTS_FILE
     found = read_shapes(path)
     for problem, keys in (("unknown", set(found) - set(wanted)), ("missing", set(wanted) - set(found))):
@@ -48,6 +65,7 @@ def check_part(cls: type[ModelMixin], folder: Path) -> None:
     for key, shape in wanted.items():
         if found[key] != shape:
             raise WeightsError(f"{path}: tensor {key} has shape {found[key]}, but config.json asks for {shape}")
+    return part
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:

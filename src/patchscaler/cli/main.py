@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+import patchscaler.cli.enlarge as enlarging
 from patchscaler import __version__
 from patchscaler.cli.benchmark import benchmark
 from patchscaler.cli.evaluate import evaluate
@@ -44,6 +45,12 @@ def patchscaler(
     ] = False,
 ) -> None:
     """Enlarge photos x4, patch by patch, with the steps spent where the picture is hard."""
+
+
+def run() -> None:
+    """`main` in a process of its own, as the installed command: see `enlarge.alone`."""
+    enlarging.alone = True
+    main()
 
 
 def main() -> None:

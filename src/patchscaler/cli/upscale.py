@@ -1,16 +1,12 @@
 """`patchscaler upscale INPUT...`: pictures enlarged one after the other, each written whole or not at all."""
 
-import json
 import os
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from patchscaler import __version__
+from patchscaler.cli.enlarge import Call, complain, make_crew, work_off
 from patchscaler.cli.folders import (
     DEFAULT_NAME,
     Existing,
@@ -20,7 +16,6 @@ from patchscaler.cli.folders import (
     Naming,
     Targets,
     find_sources,
-    make_folders,
     plan_jobs,
     settle,
     size_label,
@@ -29,12 +24,7 @@ from patchscaler.cli.folders import (
 from patchscaler.errors import ConfigError, ImageReadError, ImageWriteError, PatchScalerError
 
 if TYPE_CHECKING:
-    from patchscaler.imaging.picture import Picture
-    from patchscaler.pipeline import PatchScalerOutput
-    from patchscaler.report import Progress, ProgressCallback
-
-# Share of the time each stage takes, about: what the percentage is made of.
-STAGE_SHARES = {"restore": 0.05, "prompt": 0.05, "sample": 0.75, "decode": 0.1, "colour": 0.05}
+    from patchscaler.inference.settings import Settings
 
 
 def upscale(
@@ -51,11 +41,32 @@ def upscale(
     width: Annotated[int | None, typer.Option(min=1, help="of the result in pixels, instead of --scale")] = None,
     height: Annotated[int | None, typer.Option(min=1, help="likewise; with --width, both are kept to")] = None,
     max_side: Annotated[int | None, typer.Option(min=1, help="likewise: the longer side")] = None,
-    steps: Annotated[str, typer.Option(help="sampling steps of simple, medium and hard patches")] = "8,14,20",
+    quality: Annotated[
+        str | None, typer.Option(metavar="NAME", help="fast, balanced or best: preset of --steps [default: balanced]")
+    ] = None,
+    steps: Annotated[
+        str | None, typer.Option(metavar="N,N,N", help="sampling steps of simple, medium and hard patches")
+    ] = None,
+    budget: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="as many steps as let each picture be finished in time")
+    ] = None,
+    gamma: Annotated[
+        str | None, typer.Option(metavar="C,C", help="confidence below which a patch is medium, hard [0.95,0.75]")
+    ] = None,
+    tau: Annotated[
+        str | None, typer.Option(metavar="T,T,T", help="start times of simple, medium, hard [400,700,1000]")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="same seed, same result")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps, ...; or several: cuda:0,cuda:1")] = "auto",
+    workers: Annotated[int, typer.Option(min=1, help="processes that share the patches, with one device")] = 1,
+    split: Annotated[
+        str, typer.Option(metavar="WAY", help="of patches among workers: cost, or groups (hard | the others)")
+    ] = "cost",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="go on where a killed run of the same call stopped; x4 alone")
+    ] = False,
     model: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="bundled name, folder or hub id")] = "tiny",
-    batch_size: Annotated[int, typer.Option(min=1, help="patches at a time: memory, not the result")] = 64,
+    batch_size: Annotated[int, typer.Option(min=1, help="patches at a time: memory, not the result")] = 32,
     qmap: Annotated[
         str | None, typer.Option(metavar="FILE.png", help="draw the groups of patches; a folder for several inputs")
     ] = None,
@@ -91,14 +102,14 @@ def upscale(
 
     wish: dict[str, Any] = {"scale": scale, "width": width, "height": height, "max_side": max_side}
     check_wish(**wish)
-    options = {"steps": parse_steps(steps), "seed": seed, "batch_size": batch_size}
+    settings = parse_settings(quality, steps, budget, gamma, tau, seed=seed, batch_size=batch_size)
     saving = {"quality": file_quality, "lossless": lossless, "metadata": metadata}
-    place = choose_device(device)
+    devices = choose_devices(device, workers)
 
     # 1. Everything that can be wrong with the call as a whole, before any work.
     sources, complaints = find_sources(inputs, recursive, frames)
     for complaint in complaints:
-        _complain(complaint)
+        complain(complaint)
     several = len(inputs) > 1 or any(map(os.path.isdir, inputs)) or frames is Frames.each
     targets = Targets(
         target("-o", output, several), target("--qmap", qmap, several), target("--report", report, several)
@@ -110,7 +121,10 @@ def upscale(
 
     # 2. Each picture for itself.
     try:
-        failures = _run(jobs, targets, model, place, wish, options, saving)
+        failures = 0
+        if jobs:
+            with make_crew(model, devices, split) as crew:
+                failures = work_off(crew, jobs, Call(targets, model, wish, settings, saving, resume))
     except KeyboardInterrupt as error:
         typer.echo("patchscaler: interrupted; finished pictures are kept", err=True)
         raise typer.Exit(130) from error
@@ -121,16 +135,47 @@ def upscale(
         raise typer.Exit(1)
 
 
+def parse_settings(
+    quality: str | None,
+    steps: str | None,
+    budget: float | None,
+    gamma: str | None,
+    tau: str | None,
+    *,
+    seed: int,
+    batch_size: int,
+) -> "Settings":
+    """The settings that the options ask for; raises ConfigError, which names the option."""
+    from patchscaler.inference.settings import GAMMAS, TAUS, Settings, choose_steps
+
+    gammas = _numbers("--gamma", gamma, float, "0.95,0.75") if gamma else GAMMAS
+    taus = _numbers("--tau", tau, int, "400,700,1000") if tau else TAUS
+    numbers = _numbers("--steps", steps, int, "8,14,20") if steps else None
+    given = {"--quality": quality, "--steps": steps, "--budget": budget, "--gamma": gamma, "--tau": tau}
+    try:
+        chosen = choose_steps(quality, numbers, budget, taus)
+        return Settings(chosen, gammas, taus, seed=seed, batch_size=batch_size, budget=budget)
+    except ConfigError as error:
+        options = ", ".join(f"{name} {value}" for name, value in given.items() if value is not None)
+        raise ConfigError(f"{options}: {error}" if options else str(error)) from None
+
+
 def parse_steps(text: str) -> tuple[int, ...]:
     """The steps of simple, medium and hard patches from "8,14,20"; raises ConfigError."""
-    from patchscaler.diffusion.pgs import GroupConfig
+    return parse_settings(None, text, None, None, None, seed=0, batch_size=1).steps
 
+
+def _numbers(option: str, text: str, kind: type, example: str) -> tuple[Any, ...]:
+    """As many numbers as the example has; raises ConfigError."""
+    wanted = example.count(",") + 1
     try:
-        return GroupConfig(steps=tuple(int(part) for part in text.split(","))).steps
+        numbers = tuple(kind(part) for part in text.split(","))
     except ValueError:
-        raise ConfigError(f"--steps {text}: give three whole numbers with commas, such as 8,14,20") from None
-    except ConfigError as error:
-        raise ConfigError(f"--steps {text}: {error}") from None
+        numbers = ()
+    if len(numbers) != wanted:
+        what = f"{('two', 'three')[wanted - 2]} {'whole ' if kind is int else ''}numbers"
+        raise ConfigError(f"{option} {text}: give {what} with commas, such as {example}")
+    return numbers
 
 
 def available_devices() -> list[str]:
@@ -153,6 +198,14 @@ def choose_device(name: str) -> str:
     return name
 
 
+def choose_devices(names: str, workers: int) -> list[str]:
+    """The device of each worker: those that --device names, or one for all workers; raises ConfigError."""
+    devices = [choose_device(name) for name in names.split(",")]
+    if len(devices) > 1 and workers not in (1, len(devices)):
+        raise ConfigError(f"--workers {workers}: {len(devices)} devices make as many workers; leave it out")
+    return devices if len(devices) > 1 else devices * workers
+
+
 def _foretell(job: Job, wish: dict[str, Any]) -> bool:
     """Say what a job would do; False, and a complaint, if it would fail."""
     from patchscaler.imaging.files import check_format, read_size
@@ -163,145 +216,8 @@ def _foretell(job: Job, wish: dict[str, Any]) -> bool:
         after = target_size(before, **wish)
         check_format(job.result, after)
     except PatchScalerError as error:
-        _complain(str(error) if isinstance(error, ImageReadError | ImageWriteError) else f"{job.source}: {error}")
+        complain(str(error) if isinstance(error, ImageReadError | ImageWriteError) else f"{job.source}: {error}")
         return False
     sizes = " -> ".join("x".join(map(str, size)) for size in (before, after))
     typer.echo(f"{job.source} -> {job.result}: {sizes}")
     return True
-
-
-def _run(
-    jobs: Sequence[Job],
-    targets: Targets,
-    model: str,
-    device: str,
-    wish: dict[str, Any],
-    options: dict[str, Any],
-    saving: dict[str, Any],
-) -> int:
-    """Do all jobs, and return how many failed. Raises WeightsError for a model that cannot be loaded."""
-    if not jobs:
-        return 0
-    from diffusers.utils.logging import disable_progress_bar
-
-    from patchscaler.pipeline import PatchScalerPipeline, default_dtype
-
-    disable_progress_bar()  # of the loading, which takes a moment
-    pipe: Any = PatchScalerPipeline.from_pretrained(model, dtype=default_dtype(device))
-    pipe.to(device)
-    failures = 0
-    for job in jobs:
-        try:
-            make_folders(job, targets)
-            typer.echo(_enlarge(pipe, job, model, wish, options, saving))
-            continue
-        except (ImageReadError, ImageWriteError) as error:
-            _complain(str(error))
-        except PatchScalerError as error:
-            _complain(f"{job.source}: {error}")
-        except OSError as error:
-            _complain(f"{job.source}: {error.strerror or error}; check the file and its folder")
-        except (MemoryError, RuntimeError) as error:
-            if not _out_of_memory(error):
-                raise
-            _complain(f"{job.source}: not enough memory; use a smaller picture, --batch-size or --device cpu")
-        failures += 1
-    return failures
-
-
-def _enlarge(
-    pipe: Any, job: Job, model: str, wish: dict[str, Any], options: dict[str, Any], saving: dict[str, Any]
-) -> str:
-    """Do one job; one line about it."""
-    from patchscaler.imaging.files import check_format, losses, read_picture
-    from patchscaler.sizes import enlarge, target_size
-
-    picture = read_picture(job.source.path, frame=job.source.frame)
-    kind = check_format(job.result, target_size(picture.size, **wish))
-    for path in job.outputs:  # before the long work
-        if not os.access(path.parent, os.W_OK | os.X_OK) or os.path.isdir(path):
-            raise ImageWriteError(f"{path}: cannot be written there; choose another place or create the folder first")
-    with _progress_bar(job.source.path.name) as on_progress:
-        result = enlarge(pipe, picture, on_progress=on_progress, **wish, **options)
-        result.save(job.result, **saving)
-        output = result.outputs[-1]
-        if job.qmap:
-            _write_qmap(job.qmap, picture, output)
-        if job.report:
-            names = {"input": str(job.source.path), "output": str(job.result), "model": model, "version": __version__}
-            facts = names | {"result_size": result.size, **output.report.as_dict()}
-            if len(result.outputs) > 1:
-                facts["first_pass"] = result.outputs[0].report.as_dict()
-            _write_text(job.report, json.dumps(facts, indent=2) + "\n")
-
-    sizes = " -> ".join("x".join(map(str, size)) for size in (picture.size, result.size))
-    groups = ", ".join(f"{count} {name}" for name, count in output.report.patches.items())
-    stages = [stage for each in result.outputs for stage in each.report.stages.values()]
-    seconds = sum(stage["seconds"] for stage in stages)
-    lost = "".join(f"; {loss}" for loss in losses(picture, kind, saving["metadata"]))
-    return f"{job.source} -> {job.result}: {sizes} in {seconds:.1f} s, patches: {groups}{lost}"
-
-
-def _write_qmap(path: Path, picture: "Picture", output: "PatchScalerOutput") -> None:
-    from patchscaler.imaging.files import picture_from, write_picture
-    from patchscaler.imaging.geometry import Size
-    from patchscaler.imaging.qmap import draw_qmap
-    from patchscaler.imaging.resize import resize_bicubic
-
-    enlarged = resize_bicubic(picture.pixels, Size(*output.report.output_size), clamp=True)
-    drawn = draw_qmap(enlarged, output.groups.flatten(), output.patch_boxes, list(output.report.patches))
-    write_picture(path, picture_from(drawn).pixels)
-
-
-def _write_text(path: Path, text: str) -> None:
-    """Write whole or not at all; raises ImageWriteError."""
-    partial = path.with_name(f".{uuid.uuid4().hex}.part")
-    try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        raise ImageWriteError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
-
-
-@contextmanager
-def _progress_bar(name: str) -> Iterator["ProgressCallback | None"]:
-    """A callback that shows stage, percentage and time left of one picture on stderr; None where nobody looks."""
-    from rich.console import Console
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as ProgressBar
-
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield None
-        return
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[stage]}"),
-        TimeRemainingColumn(),
-    )
-    with ProgressBar(*columns, console=console, transient=True, redirect_stdout=False) as bar:
-        task = bar.add_task(name, total=1.0, stage="")
-        done = dict.fromkeys(STAGE_SHARES, 0.0)
-
-        def show(progress: "Progress") -> None:
-            done[progress.stage] = progress.done / max(progress.total, 1)
-            completed = sum(STAGE_SHARES[stage] * part for stage, part in done.items())
-            bar.update(task, completed=completed, stage=progress.stage)
-
-        yield show
-
-
-def _out_of_memory(error: Exception) -> bool:
-    import torch
-
-    # On the CPU torch raises a plain RuntimeError.
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-
-
-def _complain(line: str) -> None:
-    typer.echo(f"patchscaler: {line}", err=True)

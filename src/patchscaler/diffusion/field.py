@@ -1,5 +1,7 @@
 """The noise field itself, in numpy alone, so that programs without torch draw the same one."""
 
+import functools
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,8 +34,12 @@ def place_field(seed: int, channels: int, top: int, left: int, height: int, widt
     return field[:, y : y + height, x : x + width].copy()
 
 
-def _block(seed: int, channels: int, row: int, col: int) -> NDArray[np.float64]:
-    """One cell (channels, BLOCK, BLOCK); the draw runs channel by channel, so more channels keep the first ones."""
+@functools.lru_cache(maxsize=512)  # a few lines of patches of a large picture, 32 KiB a cell
+def _block(seed: int, channels: int, row: int, col: int) -> NDArray[np.float32]:
+    """One cell (channels, BLOCK, BLOCK), kept because up to four patches share it.
+
+    The draw runs channel by channel, so more channels keep the first ones.
+    """
     # Philox counts up in the low words of its 256-bit counter: with the place in the high ones no two cells ever meet.
     philox = np.random.Philox(key=np.array([seed, 0], np.uint64), counter=np.array([0, 0, row, col], np.uint64))
     bits = philox.random_raw(channels * BLOCK * BLOCK // 2)
@@ -41,4 +47,4 @@ def _block(seed: int, channels: int, row: int, col: int) -> NDArray[np.float64]:
     first, second = (halves + 0.5) / 2.0**32
     radius, angle = np.sqrt(-2 * np.log(first)), 2 * np.pi * second
     normal = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)
-    return normal.reshape(channels, BLOCK, BLOCK)
+    return normal.reshape(channels, BLOCK, BLOCK).astype(np.float32)

@@ -1,15 +1,25 @@
 """The noise schedule ᾱ_t: Stable Diffusion's, with trailing steps so that the hardest patches start at t = T - 1."""
 
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
 TRAIN_STEPS = 1000  # T
 
 
-def make_scheduler() -> DDIMScheduler:
+def make_scheduler() -> "DDIMScheduler":
     """The project's DDIM scheduler: T = 1000, scaled-linear beta 0.00085..0.012, x0 prediction, last step to ᾱ = 1.
 
     Its `alphas_cumprod` (T,) is what `pgs.sample` and the training take.
     """
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
     return DDIMScheduler(
         num_train_timesteps=TRAIN_STEPS,
         beta_start=0.00085,
@@ -20,3 +30,19 @@ def make_scheduler() -> DDIMScheduler:
         timestep_spacing="trailing",
         set_alpha_to_one=True,
     )
+
+
+def alphas_from(config: Mapping[str, Any]) -> Float[Tensor, " T"]:
+    """`alphas_cumprod` of the scheduler that has this config (scheduler_config.json), float32.
+
+    A plain scaled-linear schedule is computed here, because importing diffusers takes seconds; any other by its class.
+    """
+    plain = config.get("trained_betas") is None and not config.get("rescale_betas_zero_snr")
+    if config.get("beta_schedule") == "scaled_linear" and plain:
+        roots = (config["beta_start"] ** 0.5, config["beta_end"] ** 0.5)
+        betas = torch.linspace(*roots, config["num_train_timesteps"], dtype=torch.float32) ** 2
+        return torch.cumprod(1.0 - betas, dim=0)
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+
+    scheduler: Any = DDIMScheduler.from_config(dict(config))
+    return scheduler.alphas_cumprod

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Shaped
 from PIL import Image
 from PIL.ImageFile import ImageFile
 from torch import Tensor
 
 from patchscaler.errors import ImageReadError, ImageWriteError
 from patchscaler.imaging.geometry import Size
-from patchscaler.imaging.icc import GREY, RGB, colour_space, from_srgb
+from patchscaler.imaging.icc import GREY, RGB, colour_space, from_srgb, is_srgb
 from patchscaler.imaging.metadata import (
     Metadata,
     jpeg_options,
@@ -28,7 +28,7 @@ from patchscaler.imaging.metadata import (
     webp_options,
 )
 from patchscaler.imaging.opening import frames_of, open_picture, opened
-from patchscaler.imaging.picture import Picture, decode, from_array, from_tensor, quantise, to_pil
+from patchscaler.imaging.picture import Picture, as_float, decode, from_array, from_tensor, quantise, to_pil
 from patchscaler.imaging.resize import resize_bicubic
 from patchscaler.imaging.sixteen_bit import read_samples, write_png16, write_tiff
 
@@ -164,17 +164,18 @@ def picture_from(image: object) -> Picture:
 
 def write_picture(
     path: str | Path,
-    pixels: Float[Tensor, "1 3 h w"],
+    pixels: Shaped[Tensor, "1 3 h w"],
     *,
     like: Picture | None = None,
-    alpha: Float[Tensor, "1 1 h w"] | None = None,
+    alpha: Shaped[Tensor, "1 1 h w"] | None = None,
     quality: int = 95,
     lossless: bool = False,
     metadata: bool = True,
     history: str | None = None,
 ) -> None:
-    """Write sRGB `pixels` (1,3,H,W) in [0, 1] as PNG, JPEG, WebP or TIFF, by the suffix of `path`; whole or not at all.
+    """Write sRGB `pixels` (1,3,H,W) as PNG, JPEG, WebP or TIFF, by the suffix of `path`; whole or not at all.
 
+    pixels    float in [0, 1], or samples of 8 or 16 bits; alpha likewise
     like      profile, EXIF, XMP, IPTC, DPI, grey and 16 bits are kept from it as far as the format can (16 bits: PNG
               and TIFF); in its profile the pixels are written, with the colours `like` has outside sRGB
     alpha     (1,1,H,W); by default that of `like`, resized to `pixels`; a JPEG is composited on white instead
@@ -245,8 +246,8 @@ def _encode(
     icc = like.icc_profile
     if icc is not None and colour_space(icc) != (GREY if grey else RGB):
         icc = None  # the profile of another colour space than the file will have; sRGB needs none
-    if icc is not None:
-        pixels = from_srgb(pixels, icc)
+    if icc is not None and not is_srgb(icc):
+        pixels = from_srgb(as_float(pixels), icc)
         if like.beyond is not None:
             pixels = pixels + resize_bicubic(like.beyond, Size(*pixels.shape[-2:])).to(pixels.device)
     if like.bits == 16 and kind == "PNG":
@@ -262,6 +263,7 @@ def _encode(
         to_pil(pixels, alpha, grey).save(file, kind, icc_profile=icc, **lossy, **webp_options(data))
     else:
         if alpha is not None:
+            pixels, alpha = as_float(pixels), as_float(alpha)
             pixels = pixels * alpha + (1.0 - alpha)
         options = {"quality": lossy["quality"], "subsampling": 0, **jpeg_options(data)}
         to_pil(pixels, None, grey).save(file, kind, icc_profile=icc, **options)

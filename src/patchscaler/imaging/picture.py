@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 from torch import Tensor
@@ -62,27 +62,46 @@ class Picture:
 
 
 def to_pil(
-    pixels: Float[Tensor, "1 3 h w"], alpha: Float[Tensor, "1 1 h w"] | None = None, grey: bool = False
+    pixels: Shaped[Tensor, "1 3 h w"], alpha: Shaped[Tensor, "1 1 h w"] | None = None, grey: bool = False
 ) -> Image.Image:
-    """An 8-bit PIL picture (RGB, RGBA, or L, LA if `grey`) of `pixels` in [0, 1], clamped and rounded to nearest."""
+    """An 8-bit PIL picture (RGB, RGBA, or L, LA if `grey`) of `pixels`, by `quantise`."""
     samples = quantise(pixels, alpha, grey, np.uint8)
     return Image.fromarray(samples[:, :, 0] if samples.shape[2] == 1 else samples)
 
 
 def quantise(pixels: Tensor, alpha: Tensor | None, grey: bool, dtype: type[np.uint8] | type[np.uint16]) -> NDArray[Any]:
-    """(1,3,H,W) and (1,1,H,W) in [0, 1] to (H,W,C) samples, clamped and rounded to nearest, plane by plane."""
+    """(1,3,H,W) and (1,1,H,W) to (H,W,C) samples, clamped and rounded to nearest, plane by plane.
+
+    Float planes lie in [0, 1]; planes of whole numbers in [0, their type's largest], and stay as they are where they
+    can.
+    """
     if pixels.ndim != 4 or pixels.shape[:2] != (1, 3) or (alpha is not None and alpha.shape[2:] != pixels.shape[2:]):
         shapes = f"{tuple(pixels.shape)} with alpha {None if alpha is None else tuple(alpha.shape)}"
         raise ValueError(f"a picture must be (1,3,H,W), its alpha (1,1,H,W), got {shapes}")
-    red, green, blue = pixels[0]
-    planes = [0.299 * red + 0.587 * green + 0.114 * blue] if grey else [red, green, blue]  # full-range BT.601 luma
+    planes = [(plane, _largest(pixels)) for plane in ([_luma(*pixels[0])] if grey else pixels[0])]
     if alpha is not None:
-        planes.append(alpha[0, 0])
-    samples = np.empty((*pixels.shape[2:], len(planes)), dtype)
-    for index, plane in enumerate(planes):
-        scaled = plane.detach().float().clamp(0.0, 1.0).mul(np.iinfo(dtype).max).round_()
+        planes.append((alpha[0, 0], _largest(alpha)))
+    samples, peak = np.empty((*pixels.shape[2:], len(planes)), dtype), np.iinfo(dtype).max
+    for index, (plane, largest) in enumerate(planes):
+        exact = largest == peak and not plane.is_floating_point()
+        scaled = plane if exact else plane.detach().float().mul(peak / largest).clamp_(0, peak).round_()
         samples[:, :, index] = scaled.cpu().numpy()
     return samples
+
+
+def _largest(plane: Tensor) -> int:
+    """What stands for full intensity."""
+    return 1 if plane.is_floating_point() else torch.iinfo(plane.dtype).max
+
+
+def as_float(plane: Tensor) -> Tensor:
+    """Samples of whole numbers to [0, 1]; float ones as they are."""
+    return plane if plane.is_floating_point() else plane.float() / _largest(plane)
+
+
+def _luma(red: Tensor, green: Tensor, blue: Tensor) -> Tensor:
+    """Full-range luma of BT.601, float."""
+    return 0.299 * red.float() + 0.587 * green.float() + 0.114 * blue.float()
 
 
 def decode(image: Image.Image, deep: NDArray[np.uint16] | None) -> Picture:

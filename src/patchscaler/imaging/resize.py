@@ -6,6 +6,8 @@ from torch.nn import functional as F
 
 from patchscaler.imaging.geometry import Size
 
+CUBIC_REACH = 3  # px: a cubic's support on each side, and one more for what lies between two pixels
+
 
 def resize_bicubic(
     pixels: Float[Tensor, "n c h w"], size: Size, antialias: bool = True, clamp: bool = False
@@ -27,6 +29,19 @@ def resize_bicubic(
     else:
         resized = _bicubic(pixels, size, antialias)
     return resized.clamp_(0.0, 1.0) if clamp else resized
+
+
+def enlarge_rows(pixels: Float[Tensor, "n c h w"], factor: int, top: int, bottom: int) -> Float[Tensor, "n c h2 w2"]:
+    """Rows [top, bottom) of `pixels` resized to `factor` times their size, from the rows that they depend on alone.
+
+    Equal to those rows of `resize_bicubic`, up to rounding. Raises ValueError for rows that are not there.
+    """
+    height, width = pixels.shape[-2:]
+    if not 0 <= top < bottom <= factor * height:
+        raise ValueError(f"rows {top} to {bottom} are not among the {factor * height} of the result")
+    first, last = max(top // factor - CUBIC_REACH, 0), min(-(-bottom // factor) + CUBIC_REACH, height)
+    part = resize_bicubic(pixels[..., first:last, :], Size(factor * (last - first), factor * width))
+    return part[..., top - factor * first : bottom - factor * first, :]
 
 
 def _bicubic(pixels: Tensor, size: Size, antialias: bool) -> Tensor:

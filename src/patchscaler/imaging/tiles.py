@@ -1,7 +1,9 @@
 """Patches of a latent: where they lie, cutting them out, blending them back."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,72 @@ from torch import Tensor
 
 from patchscaler.errors import ConfigError
 from patchscaler.imaging.geometry import Size
+
+
+class Tile(NamedTuple):
+    """A rectangle of a larger plane: rows [top, bottom), columns [left, right)."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    def of(self, plane: Tensor) -> Tensor:
+        """This part (...,h,w) of a plane (...,H,W); a view."""
+        return plane[..., self.top : self.bottom, self.left : self.right]
+
+    def widened(self, halo: int, size: Size) -> "Tile":
+        """With up to `halo` more on each side, as far as a plane of `size` goes."""
+        return Tile(
+            max(self.top - halo, 0),
+            min(self.bottom + halo, size.height),
+            max(self.left - halo, 0),
+            min(self.right + halo, size.width),
+        )
+
+    def within(self, outer: "Tile") -> "Tile":
+        """The same rectangle, counted from the corner of `outer`."""
+        return Tile(self.top - outer.top, self.bottom - outer.top, self.left - outer.left, self.right - outer.left)
+
+    def times(self, factor: int) -> "Tile":
+        """The same rectangle on a plane `factor` times as fine."""
+        return Tile(*(factor * edge for edge in self))
+
+    @property
+    def area(self) -> int:
+        return (self.bottom - self.top) * (self.right - self.left)
+
+
+def spans(length: int, count: int) -> list[tuple[int, int]]:
+    """[0, length) in `count` spans, about equally long: a thin last one would be mostly halo."""
+    return [(index * length // count, (index + 1) * length // count) for index in range(count)]
+
+
+def plan_tiles(size: Size, halo: int, area: int) -> list[Tile]:
+    """Tiles that cover `size`, row-major: the division with the least work of which each tile with its halo has at most
+    `area` places. Where nothing that small is left, single places.
+    """
+    best: list[Tile] = []
+    for rows in range(1, size.height + 1):
+        high = math.ceil(size.height / rows) + 2 * halo * (rows > 1)
+        fitting = area // high - 2 * halo  # places of a tile's width, if there are several
+        if high * size.width > area and fitting < 1:
+            continue
+        cols = 1 if high * size.width <= area else math.ceil(size.width / fitting)
+        tiles = _division(size, rows, cols)
+        if not best or _work(tiles, halo, size) < _work(best, halo, size):
+            best = tiles
+        if cols == 1:  # more rows only add halo
+            break
+    return best or _division(size, *size)
+
+
+def _division(size: Size, rows: int, cols: int) -> list[Tile]:
+    return [Tile(*row, *col) for row in spans(size.height, rows) for col in spans(size.width, cols)]
+
+
+def _work(tiles: list[Tile], halo: int, size: Size) -> int:
+    return sum(tile.widened(halo, size).area for tile in tiles)
 
 
 def patch_origins(length: int, patch: int, stride: int) -> list[int]:
@@ -89,9 +157,20 @@ def merge(patches: Float[Tensor, "B c V V"], grid: PatchGrid, window: Float[Tens
         raise ConfigError(
             f"{len(patches)} patches of side {patches.shape[-1]} do not fit a grid of {grid.count} of side {grid.patch}"
         )
+    return blend(patches, grid.rows, grid.cols, grid.size, window)
+
+
+def blend(
+    patches: Float[Tensor, "B c V V"],
+    rows: Sequence[int],
+    cols: Sequence[int],
+    size: Size,
+    window: Float[Tensor, "V V"],
+) -> Float[Tensor, "1 c h w"]:
+    """`merge` for patches whose top rows and left columns are given: also some lines of a grid, alone."""
     weights = window.to(patches.device, torch.float32)
-    total = _accumulate(patches.float() * weights, grid)
-    return total / _accumulate(weights.expand(grid.count, 1, -1, -1), grid)
+    total = _accumulate(patches.float() * weights, rows, cols, size)
+    return total / _accumulate(weights.expand(len(patches), 1, -1, -1), rows, cols, size)
 
 
 def raised_cosine_window(patch: int, overlap: int) -> Float[Tensor, "V V"]:
@@ -112,18 +191,17 @@ def raised_cosine_window(patch: int, overlap: int) -> Float[Tensor, "V V"]:
     return torch.outer(side, side).float()
 
 
-def _covered(origins: tuple[int, ...], patch: int, device: torch.device) -> Tensor:
+def _covered(origins: Sequence[int], patch: int, device: torch.device) -> Tensor:
     """Indices (len(origins), patch) that each patch covers along one side."""
     return torch.tensor(origins, device=device)[:, None] + torch.arange(patch, device=device)
 
 
-def _accumulate(patches: Tensor, grid: PatchGrid) -> Tensor:
+def _accumulate(patches: Tensor, rows: Sequence[int], cols: Sequence[int], size: Size) -> Tensor:
     """Sum patches (B,c,V,V) at their places into (1,c,h,w): along the height, then along the width."""
     # Line by line, because index_add_ is fast on whole lines of the leading dimension and slow on single values.
-    lines = rearrange(patches, "(r q) c h w -> (r h) (q c w)", r=len(grid.rows))
-    rows = _covered(grid.rows, grid.patch, patches.device).flatten()
-    tall = lines.new_zeros(grid.size.height, lines.shape[1]).index_add_(0, rows, lines)
-    stacks = rearrange(tall, "H (q c w) -> (q w) (c H)", q=len(grid.cols), w=grid.patch)
-    cols = _covered(grid.cols, grid.patch, patches.device).flatten()
-    wide = stacks.new_zeros(grid.size.width, stacks.shape[1]).index_add_(0, cols, stacks)
-    return rearrange(wide, "W (c H) -> 1 c H W", H=grid.size.height)
+    patch, device = patches.shape[-1], patches.device
+    lines = rearrange(patches, "(r q) c h w -> (r h) (q c w)", r=len(rows))
+    tall = lines.new_zeros(size.height, lines.shape[1]).index_add_(0, _covered(rows, patch, device).flatten(), lines)
+    stacks = rearrange(tall, "H (q c w) -> (q w) (c H)", q=len(cols), w=patch)
+    wide = stacks.new_zeros(size.width, stacks.shape[1]).index_add_(0, _covered(cols, patch, device).flatten(), stacks)
+    return rearrange(wide, "W (c H) -> 1 c H W", H=size.height)

@@ -12,13 +12,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
-from diffusers.utils.accelerate_utils import apply_forward_hook
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from patchscaler.errors import ConfigError
+from patchscaler.models.base import ConfigMixin, ModelMixin, apply_forward_hook, register_to_config
 
 STRIDE = 8  # d: pixels per latent, along each side
 

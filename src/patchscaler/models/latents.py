@@ -1,20 +1,23 @@
 """Pixels <-> normalised latents, whichever autoencoder: the only place that knows how the two kinds differ."""
 
-import itertools
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
-from diffusers.models.modeling_utils import ModelMixin
 from jaxtyping import Float
 from torch import Tensor
 
 from patchscaler.errors import ConfigError
+from patchscaler.imaging.geometry import Size
+from patchscaler.imaging.tiles import Tile, plan_tiles
 from patchscaler.models.autoencoder import STRIDE, DctAutoencoder
+from patchscaler.models.base import ModelMixin
 
 # Choice: halo of AutoencoderKL in latents, what the convolutions of Stable Diffusion's decoder reach (17.25). No halo
 # is exact there, since its GroupNorm and its middle attention see the whole input: faint brightness steps remain.
 KL_REACH = 18
+# Latents, halo included, that are decoded at once: about 0.6 GiB with DctAutoencoder, about 1 GiB with AutoencoderKL.
+DCT_AREA = 2**17
+KL_AREA = 100 * 100
 
 
 def encode_pixels(autoencoder: ModelMixin, pixels: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n c h w"]:
@@ -56,48 +59,42 @@ def decode_reach(autoencoder: ModelMixin) -> int:
     return KL_REACH
 
 
+def decode_tiles(autoencoder: ModelMixin, size: Size) -> list[Tile]:
+    """The tiles in which `decode_tiled` decodes so many latents."""
+    area = DCT_AREA if isinstance(autoencoder, DctAutoencoder) else KL_AREA
+    return plan_tiles(size, decode_reach(autoencoder), area)
+
+
 @torch.no_grad()
 def decode_tiled(
     autoencoder: ModelMixin,
     latents: Float[Tensor, "n c h w"],
-    tile: int = 64,
-    on_tile: Callable[[int, int], None] | None = None,
+    rows: tuple[int, int] | None = None,
+    tiles: Sequence[Tile] | None = None,
+    on_tile: Callable[[], None] = lambda: None,
 ) -> Float[Tensor, "n 3 height width"]:
-    """`decode_latents` tile by tile, without gradients: memory beyond the result is bounded by `tile`.
+    """`decode_latents` tile by tile, without gradients: memory beyond the result is bounded by the tiles.
 
     latents      on the autoencoder's device, and so is the result
-    tile         largest tile side in latents, without the halo of `decode_reach` on each side
-    on_tile      called as on_tile(done, total) after each tile
-    returns      float32; for DctAutoencoder equal to the whole decode, up to rounding
+    rows         [top, bottom) of the latents to be decoded; those above and below only serve as halo. Default: all
+    tiles        cover `rows`, counted from its top, each decoded with a halo of `decode_reach`; default `decode_tiles`
+    on_tile      called after each tile
+    returns      float32, height = 8 rows; for DctAutoencoder equal to the whole decode, up to rounding
 
-    Raises ConfigError for tile < 1, ValueError for empty latents.
+    Raises ValueError for empty latents.
     """
-    if tile < 1:
-        raise ConfigError(f"tile {tile} must be at least 1 latent")
     n, _, height, width = latents.shape
     if not (height and width):
         raise ValueError(f"latents of size {(height, width)} are empty")
-    reach = decode_reach(autoencoder)
-    pixels = torch.empty(n, 3, STRIDE * height, STRIDE * width, dtype=torch.float32, device=latents.device)
-    spans = list(itertools.product(_spans(height, tile), _spans(width, tile)))
-    for done, ((top, bottom), (left, right)) in enumerate(spans, start=1):
-        first_row, first_col = max(top - reach, 0), max(left - reach, 0)
-        crop = latents[..., first_row : bottom + reach, first_col : right + reach]
-        decoded = decode_latents(autoencoder, crop)
-        pixels[..., STRIDE * top : STRIDE * bottom, STRIDE * left : STRIDE * right] = decoded[
-            ...,
-            STRIDE * (top - first_row) : STRIDE * (bottom - first_row),
-            STRIDE * (left - first_col) : STRIDE * (right - first_col),
-        ]
-        if on_tile is not None:
-            on_tile(done, len(spans))
+    top, bottom = rows or (0, height)
+    pixels = torch.empty(n, 3, STRIDE * (bottom - top), STRIDE * width, dtype=torch.float32, device=latents.device)
+    for tile in tiles or decode_tiles(autoencoder, Size(bottom - top, width)):
+        inner = tile._replace(top=tile.top + top, bottom=tile.bottom + top)
+        wide = inner.widened(decode_reach(autoencoder), Size(height, width))
+        decoded = decode_latents(autoencoder, wide.of(latents))
+        tile.times(STRIDE).of(pixels)[:] = inner.within(wide).times(STRIDE).of(decoded)
+        on_tile()
     return pixels
-
-
-def _spans(length: int, tile: int) -> list[tuple[int, int]]:
-    """[0, length) in the fewest spans of at most `tile`, about equally long: a thin last one would be mostly halo."""
-    count = math.ceil(length / tile)
-    return [(index * length // count, (index + 1) * length // count) for index in range(count)]
 
 
 def _kl_scale_and_shift(autoencoder: ModelMixin) -> tuple[float, float]:

@@ -12,14 +12,13 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from patchscaler.errors import ConfigError
+from patchscaler.models.base import ConfigMixin, ModelMixin, register_to_config
 
 _TIME_FEATURES = 256
 
@@ -161,12 +160,8 @@ class PatchDiT(ModelMixin, ConfigMixin):
         texture: TextureCache | None = None,
     ) -> Float[Tensor, "n c V V"]:
         """Noisy patch at steps t in 0..999 -> prediction (n,c,V,V) float32. `texture` None: no texture prompt."""
-        dtype = self.entry.weight.dtype
-        pixels = torch.cat([x_t.to(dtype), coarse.to(dtype), log_error.to(dtype)], dim=1)
-        tokens = rearrange(pixels, "n c (h p) (w q) -> n (h w) (c p q)", p=self.patch, q=self.patch)
-        x = self.entry(tokens) + self.positions.to(dtype)
-        time = self.time_out(F.silu(self.time_in(_time_features(t).to(dtype))))
-        modulation = rearrange(self.modulation(F.silu(time)), "n (seven d) -> n seven d", seven=7)
+        x = self.embed(x_t, coarse, log_error)
+        time, modulation = self.modulate(t)
         for number, layer in enumerate(self.layers):
             key = None if texture is None else texture.keys[:, number]
             value = None if texture is None else texture.values[:, number]
@@ -175,6 +170,21 @@ class PatchDiT(ModelMixin, ConfigMixin):
             else:
                 x = layer(x, modulation, key, value)
         shift, scale = (self.exit_table + time.unsqueeze(1)).to(x.dtype).unsqueeze(2).unbind(1)
-        out = self.exit(_normalise(x) * (1 + scale) + shift)
+        return self.leave(self.exit(_normalise(x) * (1 + scale) + shift), coarse)
+
+    def embed(self, x_t: Tensor, coarse: Tensor, log_error: Tensor) -> Tensor:
+        """Patches as `forward` takes them -> tokens (n,tokens,width)."""
+        dtype = self.entry.weight.dtype
+        pixels = torch.cat([x_t.to(dtype), coarse.to(dtype), log_error.to(dtype)], dim=1)
+        tokens = rearrange(pixels, "n c (h p) (w q) -> n (h w) (c p q)", p=self.patch, q=self.patch)
+        return self.entry(tokens) + self.positions.to(dtype)
+
+    def modulate(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Steps (n,) -> time embedding (n,width) and the shared modulation (n,7,width)."""
+        time = self.time_out(F.silu(self.time_in(_time_features(t).to(self.entry.weight.dtype))))
+        return time, rearrange(self.modulation(F.silu(time)), "n (seven d) -> n seven d", seven=7)
+
+    def leave(self, out: Tensor, coarse: Tensor) -> Tensor:
+        """Tokens (n,tokens,c * patch_size^2) -> prediction (n,c,V,V) float32."""
         out = rearrange(out, "n (h w) (c p q) -> n c (h p) (w q)", h=self.side, p=self.patch, q=self.patch).float()
         return coarse.float() + out if self.adds_coarse else out

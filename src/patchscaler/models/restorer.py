@@ -6,13 +6,12 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from patchscaler.errors import ConfigError
 from patchscaler.models.autoencoder import ResidualBlock
+from patchscaler.models.base import ConfigMixin, ModelMixin, register_to_config
 
 # log e is kept in this range: a patch that looked easy and is not would otherwise give exp(-s) any gradient at all. The
 # lower end, e = 0.007, is far below any eta; the range is soft there, so that the gradient never dies.

@@ -8,14 +8,13 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from patchscaler.errors import ConfigError
+from patchscaler.models.base import ConfigMixin, ModelMixin, register_to_config
 from patchscaler.models.restorer import Restoration, soft_log_error
 
 

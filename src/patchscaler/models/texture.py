@@ -4,14 +4,13 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from patchscaler.errors import ConfigError
 from patchscaler.models.autoencoder import ResidualBlock
+from patchscaler.models.base import ConfigMixin, ModelMixin, register_to_config
 
 
 class Retrieval(NamedTuple):

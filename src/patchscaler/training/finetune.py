@@ -98,7 +98,7 @@ class DecodingDenoiser(nn.Module):
         if len(denoised):
             chosen = None if prompt is None else [p[denoised] for p in prompt]
             args = (v[denoised] for v in (x_t, t, coarse, log_error))
-            x0 = coarse.index_copy(0, denoised, self.predict(*args, chosen))
+            x0 = coarse.index_copy(0, denoised, self.predict(*args, prompt=chosen))
         around = F.pad(x0, (_MARGIN,) * 4, mode="replicate")
         rows, cols = (slice(start, start + side + 2 * _MARGIN) for start in place)
         decoded = self.autoencoder.decode(around[..., rows, cols].contiguous(memory_format=torch.channels_last))
@@ -113,7 +113,7 @@ class FinetuneTask:
         self.restorer = load_frozen(ConvRestorer, settings.restorer).to(memory_format=torch.channels_last)
         self.classifier = load_frozen(TextureClassifier, settings.classifier)
         self.memory = load_frozen(ReferenceTextureMemory, settings.memory)
-        self.lpips = load_lpips("vgg", settings.features).to(memory_format=torch.channels_last)
+        self.lpips = load_lpips("vgg", settings.features).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.judge = load_lpips("alex", settings.features)
         self.alphas = torch.cat([make_scheduler().alphas_cumprod, torch.ones(1)])  # time -1: the clean latent
         self.plans = [GroupConfig(steps=tuple(steps)) for steps in settings.plans]
@@ -196,6 +196,7 @@ class FinetuneTask:
         """The loop averages the network's gradients over processes; the discriminator's are ours."""
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             for parameter in self.discriminator.parameters():
+                assert parameter.grad is not None
                 torch.distributed.all_reduce(parameter.grad)
                 parameter.grad /= torch.distributed.get_world_size()
 

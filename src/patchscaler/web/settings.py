@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from patchscaler.errors import ConfigError
+from patchscaler.inference.settings import QUALITIES
 
 MIB = 2**20
 SCALE = 4
@@ -17,7 +18,7 @@ class Quality(str, Enum):
     best = "best"
 
 
-STEPS = {Quality.fast: (2, 3, 4), Quality.balanced: (4, 7, 10), Quality.best: (8, 14, 20)}
+STEPS = {quality: QUALITIES[quality.value] for quality in Quality}
 
 
 class Format(str, Enum):

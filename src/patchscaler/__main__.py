@@ -1,0 +1,5 @@
+"""`python -m patchscaler`: the command line."""
+
+from patchscaler.cli.main import run
+
+run()

@@ -1,0 +1,157 @@
+"""The networks of one model together, and the two stages that need several of them: restore and prompt."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from patchscaler.diffusion.schedule import alphas_from
+from patchscaler.errors import WeightsError
+from patchscaler.imaging.geometry import Size
+from patchscaler.imaging.resize import resize_bicubic
+from patchscaler.models.autoencoder import DctAutoencoder
+from patchscaler.models.base import ModelMixin
+from patchscaler.models.latents import encode_pixels
+from patchscaler.models.patch_dit import PatchDiT, TextureCache
+from patchscaler.models.restorer import ConvRestorer, Restoration
+from patchscaler.models.swin_restorer import SwinRestorer
+from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
+from patchscaler.storage import check_part, load_part, read_json
+
+SCALE = 4
+STRIDE = 8  # d: pixels per latent
+PARTS: dict[str, tuple[type[ModelMixin], ...]] = {  # the classes that a model folder's parts may have
+    "restorer": (ConvRestorer, SwinRestorer),
+    "patch_dit": (PatchDiT,),
+    "texture_classifier": (TextureClassifier,),
+    "texture_encoder": (TextureEncoder,),
+    "texture_memory": (ReferenceTextureMemory,),
+}
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the way of a picture needs of a model.
+
+    alphas   ᾱ_t of the noise schedule (T,)
+    overlap  of neighbouring patches, in latents
+    """
+
+    autoencoder: Any  # DctAutoencoder or diffusers' AutoencoderKL
+    restorer: Any  # ConvRestorer or SwinRestorer
+    patch_dit: PatchDiT
+    texture_classifier: TextureClassifier
+    texture_encoder: TextureEncoder
+    texture_memory: ReferenceTextureMemory
+    alphas: Tensor
+    overlap: int
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.patch_dit.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.patch_dit.parameters()).dtype
+
+    @property
+    def patch(self) -> int:
+        """V, patch side in latents."""
+        return int(self.patch_dit.config["sample_size"])
+
+    def restore(self, pixels: Float[Tensor, "1 3 height width"]) -> Restoration:
+        """Coarse latents and log error of an LR picture in [0,1], at ceil(height / 2) x ceil(width / 2) latents."""
+        even = nn.functional.pad(pixels, (0, pixels.shape[-1] % 2, 0, pixels.shape[-2] % 2), mode="replicate")
+        if self.restorer.input_kind == "pixels":
+            return self.restorer(even.contiguous(memory_format=torch.channels_last))
+        large = resize_bicubic(even, Size(even.shape[-2] * SCALE, even.shape[-1] * SCALE)).clamp(0, 1)
+        return self.restorer(encode_pixels(self.autoencoder, large))
+
+    def prompt(self, patches: Float[Tensor, "n c V V"]) -> TextureCache:
+        """Algorithm 1: keys and values for Patch-DiT of the textures most similar to each coarse patch."""
+        queries = self.texture_classifier(patches)
+        found = self.texture_memory.retrieve(queries, int(self.texture_encoder.config["top_k"]))
+        tokens = self.texture_encoder(self.texture_memory.read(found.places), found.similarities)
+        return self.patch_dit.texture_cache(tokens)
+
+
+def channels_last(*parts: nn.Module) -> None:
+    """Convolutional parts are faster with the channels of a pixel side by side."""
+    for part in parts:
+        part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def load_parts(folder: Path, dtype: torch.dtype, device: str = "cpu") -> Parts:
+    """The parts of a saved model, ready to be used. Strict: raises WeightsError, naming the file, as `check_part`."""
+    index = read_json(folder / "model_index.json")
+    loaded: dict[str, Any] = {}
+    for name, classes in {"autoencoder": (DctAutoencoder,), **PARTS}.items():
+        cls = part_class(folder / name, name, classes)
+        part: nn.Module = load_part(cls, folder / name) if cls else _diffusers_autoencoder(folder / name)
+        loaded[name] = nn.Module.to(part, device, dtype).eval()  # diffusers' own `to` warns where nothing is wrong
+    channels_last(loaded["autoencoder"], loaded["restorer"], loaded["texture_classifier"])
+    alphas = alphas_from(read_json(folder / "scheduler" / "scheduler_config.json"))
+    return Parts(**loaded, alphas=alphas, overlap=int(index.get("overlap", 4)))
+
+
+# What a worker process needs.
+SAMPLING_PARTS = ("patch_dit", "texture_classifier", "texture_encoder", "texture_memory")
+
+
+def pack(parts: Parts) -> dict[str, Any]:
+    """The parts that sample as plain values and tensors, which any process can take, with or without diffusers."""
+    packed: dict[str, Any] = {"alphas": parts.alphas.cpu(), "overlap": parts.overlap}
+    for name in SAMPLING_PARTS:
+        part = getattr(parts, name)
+        config = {key: value for key, value in part.config.items() if not key.startswith("_")}
+        packed[name] = (config, {key: value.cpu() for key, value in part.state_dict().items()})
+    return packed
+
+
+def unpack(packed: dict[str, Any], device: str) -> Parts:
+    """Parts that can prompt and sample, and nothing else, from `pack`."""
+    loaded: dict[str, Any] = {}
+    for name in SAMPLING_PARTS:
+        config, state = packed[name]
+        part = PARTS[name][0](**config)
+        part.load_state_dict(state, assign=True)
+        loaded[name] = nn.Module.to(part, device).eval()
+    channels_last(loaded["texture_classifier"])
+    return Parts(autoencoder=None, restorer=None, **loaded, alphas=packed["alphas"], overlap=packed["overlap"])
+
+
+def default_dtype(device: str) -> torch.dtype:
+    """bfloat16 where matrix products in it are native, float32 elsewhere: emulated bfloat16 is slower than float32."""
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+    return torch.bfloat16 if device == "cpu" and native else torch.float32
+
+
+def part_class(folder: Path, name: str, classes: tuple[type[ModelMixin], ...]) -> type[ModelMixin] | None:
+    """The class that a part's config names; None for an autoencoder of diffusers'. Raises WeightsError for others."""
+    class_name = str(read_json(folder / "config.json").get("_class_name", ""))
+    matching = [cls for cls in classes if cls.__name__ == class_name]
+    if not matching and name != "autoencoder":
+        raise WeightsError(f"{folder}: class {class_name} is none of {[cls.__name__ for cls in classes]}")
+    return matching[0] if matching else None
+
+
+def check_folder(folder: Path) -> None:
+    """Strict check of all our parts in a model folder; the autoencoder's too unless it is a diffusers class."""
+    for name, classes in {"autoencoder": (DctAutoencoder,), **PARTS}.items():
+        cls = part_class(folder / name, name, classes)
+        if cls is not None:
+            check_part(cls, folder / name)
+
+
+def _diffusers_autoencoder(folder: Path) -> ModelMixin:
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    try:
+        return AutoencoderKL.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{folder}: {' '.join(str(error).split())}") from error

@@ -1,0 +1,78 @@
+"""What a user can steer: how many steps each group of patches gets, and the rest of one call's settings."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from patchscaler.diffusion.pgs import GroupConfig
+from patchscaler.errors import ConfigError
+
+# Steps of simple, medium and hard patches. The only place with these numbers; docs/speed.md says what each costs.
+QUALITIES: dict[str, tuple[int, int, int]] = {
+    "fast": (0, 1, 1),  # simple patches stay as the restoration module made them
+    "balanced": (1, 2, 3),
+    "best": (8, 14, 20),  # the paper's
+}
+DEFAULT_QUALITY = "balanced"
+# What a budget chooses from, rising.
+LADDER: tuple[tuple[int, int, int], ...] = (
+    (0, 0, 0), (0, 0, 1), (0, 1, 1), (0, 1, 2), (1, 1, 2), (1, 2, 3), (2, 3, 4), (2, 4, 6), (3, 6, 8), (4, 8, 12),
+    (6, 11, 16), (8, 14, 20),
+)  # fmt: skip
+GAMMAS = (0.95, 0.75)
+TAUS = (400, 700, 1000)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One call's settings.
+
+    steps, taus  of the groups simple, medium, hard (Eq. 7); gammas: confidence thresholds between them (Eq. 2)
+    seed         of the noise field, in [0, 2**63)
+    batch_size   patches per network call; does not change the result beyond rounding
+    use_texture  False: no texture prompt
+    budget       seconds from the start in which the picture shall be finished; replaces `steps` by as many as fit
+
+    Raises ConfigError for what GroupConfig refuses, a batch size below 1 and a budget that is not above 0.
+    """
+
+    steps: tuple[int, ...] = QUALITIES[DEFAULT_QUALITY]
+    gammas: tuple[float, ...] = GAMMAS
+    taus: tuple[int, ...] = TAUS
+    seed: int = 0
+    batch_size: int = 32
+    use_texture: bool = True
+    budget: float | None = None
+
+    def __post_init__(self) -> None:
+        GroupConfig(gammas=self.gammas, taus=self.taus, steps=self.steps)  # for its checks
+        if self.batch_size < 1:
+            raise ConfigError(f"batch_size {self.batch_size} must be at least 1")
+        if not 0 <= self.seed < 2**63:
+            raise ConfigError(f"seed {self.seed} must lie in [0, 2**63)")
+        if self.budget is not None and not self.budget > 0:
+            raise ConfigError(f"budget {self.budget} must be above 0 seconds")
+
+    def with_steps(self, steps: tuple[int, ...]) -> "Settings":
+        return replace(self, steps=steps)
+
+    @property
+    def groups(self) -> GroupConfig:
+        return GroupConfig(gammas=self.gammas, taus=self.taus, steps=self.steps)
+
+
+def choose_steps(
+    quality: str | None, steps: Sequence[int] | None, budget: float | None, taus: Sequence[int] = TAUS
+) -> tuple[int, ...]:
+    """The steps that a call asks for, by one of three ways at most (ConfigError); a budget changes them later.
+
+    A preset's steps never exceed `taus`, since times are whole numbers.
+    """
+    given = [n for n, v in (("quality", quality), ("steps", steps), ("budget", budget)) if v is not None]
+    if len(given) > 1:
+        raise ConfigError(f"{' and '.join(given)} both choose the steps: give one of them")
+    if steps is not None:
+        return tuple(steps)
+    name = quality or DEFAULT_QUALITY
+    if name not in QUALITIES:
+        raise ConfigError(f'quality "{name}": choose {", ".join(QUALITIES)}')
+    return tuple(min(count, tau) for count, tau in zip(QUALITIES[name], taus, strict=False))

@@ -1,0 +1,201 @@
+"""Any size in bounded memory: in pieces or whole, in files or in memory, killed and resumed, the result is the same."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from patchscaler import PatchScalerPipeline
+from patchscaler.imaging.geometry import Size
+from patchscaler.imaging.picture import Picture, quantise
+from patchscaler.imaging.resize import enlarge_rows, resize_bicubic
+from patchscaler.imaging.tiles import plan_tiles
+from patchscaler.inference import bands, crew, way
+from patchscaler.inference.canvas import FloatCanvas, SampleCanvas
+from patchscaler.inference.settings import Settings
+from patchscaler.inference.shelf import Shelf, fingerprint
+from patchscaler.models import latents
+from patchscaler.report import Report
+
+law = settings(deadline=None, max_examples=15)
+MIXED = (0.96, 0.9545)
+SETTINGS = Settings(steps=(0, 1, 2), gammas=MIXED)
+
+
+def picture_of(height: int, width: int, with_alpha: bool = False, grey: bool = False, bits: int = 8) -> Picture:
+    generator = torch.Generator().manual_seed(height * 1000 + width)
+    pixels = torch.rand(1, 3, height, width, generator=generator)
+    alpha = torch.rand(1, 1, height, width, generator=generator) if with_alpha else None
+    return Picture(pixels, alpha, grey=grey, bits=bits)
+
+
+def enlarged(pipeline: PatchScalerPipeline, picture: Picture, shelf: Shelf | None = None) -> tuple[Any, way.Way]:
+    size = Size(4 * picture.size.height, 4 * picture.size.width)
+    canvas = FloatCanvas(size, torch.device("cpu"), picture.alpha is not None)
+    found = way.enlarge(picture, crew.Crew(pipeline.parts), SETTINGS, canvas, Report("cpu", "", 0), shelf=shelf)
+    return canvas, found
+
+
+@pytest.fixture
+def in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits so low that a small picture has many tiles, sets and bands."""
+    monkeypatch.setattr(way, "RESTORE_AREA", 700)
+    monkeypatch.setattr(crew, "SET_SIZE", 3)
+    monkeypatch.setattr(bands, "BAND_AREA", 200)
+    monkeypatch.setattr(latents, "DCT_AREA", 900)
+
+
+@pytest.mark.parametrize(("height", "width"), [(90, 61), (33, 140), (5, 80), (101, 9)])
+def test_pieces_make_the_whole(
+    tiny_pipeline: PatchScalerPipeline, request: pytest.FixtureRequest, tmp_path: Path, height: int, width: int
+) -> None:
+    picture = picture_of(height, width, with_alpha=True)
+    whole, way_whole = enlarged(tiny_pipeline, picture)
+    request.getfixturevalue("in_pieces")
+    for shelf in (Shelf(), Shelf(tmp_path / "work")):
+        parts, way_parts = enlarged(tiny_pipeline, picture, shelf)
+        torch.testing.assert_close(parts.pixels, whole.pixels, atol=1e-5, rtol=0)
+        torch.testing.assert_close(parts.alpha, whole.alpha, atol=1e-6, rtol=0)
+        torch.testing.assert_close(way_parts.confidence, way_whole.confidence, atol=1e-5, rtol=0)
+        assert torch.equal(way_parts.groups, way_whole.groups)
+    assert (tmp_path / "work" / "coarse.raw").stat().st_size == 4 * 32 * max(-(-height // 2), 16) * max(
+        -(-width // 2), 16
+    )
+
+
+@pytest.mark.usefixtures("in_pieces")
+@pytest.mark.parametrize(
+    ("grey", "bits", "with_alpha"), [(False, 8, True), (True, 8, False), (False, 16, False), (True, 16, True)]
+)
+def test_samples_are_the_rounded_pixels(
+    tiny_pipeline: PatchScalerPipeline, tmp_path: Path, grey: bool, bits: int, with_alpha: bool
+) -> None:
+    picture = picture_of(40, 30, with_alpha, grey, bits)
+    exact, _ = enlarged(tiny_pipeline, picture)
+    shelf = Shelf(tmp_path)
+    canvas = SampleCanvas(shelf, Size(160, 120), picture)
+    way.enlarge(picture, crew.Crew(tiny_pipeline.parts), SETTINGS, canvas, Report("cpu", "", 0), shelf=shelf)
+    dtype = np.uint16 if bits == 16 else np.uint8
+    wanted = quantise(exact.pixels, exact.alpha, grey, dtype)
+    assert np.array_equal(quantise(canvas.pixels, canvas.alpha, grey, dtype), wanted)
+    assert (canvas.alpha is not None) == with_alpha
+
+
+@law
+@given(
+    height=st.integers(1, 20),
+    width=st.integers(1, 20),
+    channels=st.sampled_from([1, 3]),
+    data=st.data(),
+)
+def test_enlarged_rows_are_those_of_the_whole(height: int, width: int, channels: int, data: st.DataObject) -> None:
+    pixels = torch.rand(1, channels, height, width, generator=torch.Generator().manual_seed(height))
+    top = data.draw(st.integers(0, 4 * height - 1))
+    bottom = data.draw(st.integers(top + 1, 4 * height))
+    whole = resize_bicubic(pixels, Size(4 * height, 4 * width))
+    torch.testing.assert_close(enlarge_rows(pixels, 4, top, bottom), whole[..., top:bottom, :], atol=1e-6, rtol=0)
+
+
+@law
+@given(height=st.integers(1, 90), width=st.integers(1, 90), halo=st.integers(0, 9), area=st.integers(400, 3000))
+def test_tiles_cover_once_and_stay_small(height: int, width: int, halo: int, area: int) -> None:
+    size = Size(height, width)
+    covered = torch.zeros(height, width)
+    tiles = plan_tiles(size, halo, area)
+    for tile in tiles:
+        tile.of(covered).add_(1)
+        wide = tile.widened(halo, size)
+        assert wide.area <= area
+        assert tile.within(wide).of(wide.of(covered)).shape == tile.of(covered).shape
+    assert torch.equal(covered, torch.ones(height, width))
+    if height * width <= area:
+        assert len(tiles) == 1
+
+
+# Killed and resumed
+
+KILLED = """
+import os, signal, sys
+from patchscaler.models import light
+light.choose()
+from patchscaler.inference import bands, crew, shelf, way
+way.RESTORE_AREA, crew.SET_SIZE, bands.BAND_AREA = 700, 3, 200
+left, note = int(sys.argv.pop(1)), shelf.Shelf.note
+def note_and_die(self, **notes):
+    global left
+    note(self, **notes)
+    left -= 1
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+shelf.Shelf.note = note_and_die
+from patchscaler.cli.main import main
+main()
+"""
+
+
+NEVER = 10_000
+
+
+def run_killed(after: int, *arguments: object) -> int:
+    """The command, killed after so many notes of what is done; its exit code."""
+    command = [sys.executable, "-c", KILLED, str(after), "upscale", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, check=False).returncode
+
+
+@pytest.fixture(scope="module")
+def call_and_result(tiny_model: Path, tmp_path_factory, photo: Image.Image) -> tuple[tuple[object, ...], bytes]:
+    """A call of the command, and the file that it writes when nothing disturbs it."""
+    folder = tmp_path_factory.mktemp("whole")
+    picture = photo.copy()
+    picture.putalpha(Image.linear_gradient("L").resize(photo.size))
+    picture.save(folder / "p.png")
+    call = (folder / "p.png", "--model", tiny_model, "--device", "cpu", "--gamma", "0.96,0.9545", "--steps", "1,2,3")
+    assert run_killed(NEVER, *call, "-o", folder / "whole.png") == 0
+    return call, (folder / "whole.png").read_bytes()
+
+
+@pytest.mark.parametrize("moments", [(2,), (6, 3)])
+def test_a_killed_run_goes_on(
+    call_and_result: tuple[tuple[object, ...], bytes], tmp_path: Path, moments: tuple[int, ...]
+) -> None:
+    call, result = call_and_result
+    for after in moments:
+        assert run_killed(after, *call, "--resume", "-o", tmp_path / "parts.png") == -9
+        assert not (tmp_path / "parts.png").exists()
+        assert len(list(tmp_path.glob(".parts.png.*.work"))) == 1
+    assert run_killed(NEVER, *call, "--resume", "-o", tmp_path / "parts.png") == 0
+    assert (tmp_path / "parts.png").read_bytes() == result
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_what_is_done_is_not_done_again(tiny_pipeline: PatchScalerPipeline, tmp_path: Path) -> None:
+    picture = picture_of(45, 61)
+    first, _ = enlarged(tiny_pipeline, picture, Shelf(tmp_path))
+    seen = []
+    size = Size(180, 244)
+    canvas = FloatCanvas(size, torch.device("cpu"), False)
+    shelf = Shelf(tmp_path)
+    shelf.note(finished=0)  # as if killed before the first band
+    members = crew.Crew(tiny_pipeline.parts)
+    way.enlarge(picture, members, SETTINGS, canvas, Report("cpu", "", 0), shelf=shelf, notify=seen.append)
+    assert torch.equal(canvas.pixels, first.pixels)
+    assert not [progress for progress in seen if progress.stage in ("prompt", "sample")]
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"steps": (0, 1, 3)}, {"gammas": (0.9, 0.5)}, {"taus": (300, 700, 1000)}]
+)
+def test_other_settings_are_other_work(tiny_pipeline: PatchScalerPipeline, change: dict[str, Any]) -> None:
+    picture, parts = picture_of(5, 6), tiny_pipeline.parts
+    name = fingerprint(picture, Settings(), parts)
+    assert name == fingerprint(picture, Settings(), parts)
+    assert name != fingerprint(picture, Settings(**change), parts)
+    assert name != fingerprint(picture_of(5, 7), Settings(), parts)
+    assert name != fingerprint(picture_of(5, 6, with_alpha=True), Settings(), parts)
