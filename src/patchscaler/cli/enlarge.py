@@ -175,14 +175,16 @@ def _straight(
 def _any_size(
     crew: "Crew", job: Job, call: Call, picture: "Picture", size: "Size", notify: "ProgressCallback"
 ) -> tuple[list[Pass], Callable[[], None]]:
-    """Any size, with transparency and profile, written; how it was done, and nothing to remove."""
+    """Any size, with transparency and profile, written; how it was done, and what removes the intermediate results."""
     from patchscaler.imaging.geometry import Size
     from patchscaler.inference.budget import keep_within
     from patchscaler.inference.canvas import FloatCanvas
     from patchscaler.inference.parts import SCALE
+    from patchscaler.inference.shelf import Shelf, shelf_for
     from patchscaler.inference.way import enlarge
     from patchscaler.sizes import enlarge_by, first_share
 
+    shelves: list[Shelf] = []
     first = first_share(picture.size, size)
 
     def four_times(part: "Picture", notify: "ProgressCallback | None", restore_only: bool) -> Pass:
@@ -193,15 +195,23 @@ def _any_size(
             settings = replace(settings, budget=first * settings.budget)  # the rest is the second pass's
         report = _new_report(crew, settings)
         canvas = FloatCanvas(Size(*(SCALE * side for side in part.size)), crew.parts.device, part.alpha is not None)
-        adjust = keep_within(crew, report, started)
-        way = enlarge(part, crew, settings, canvas, report, notify=notify or (lambda progress: None), adjust=adjust)
+        shelf = shelf_for(job.result, part, settings, crew.parts, call.resume)
+        shelf.notes.pop("finished", None)  # the canvas begins anew
+        shelves.append(shelf)
+        adjust, shown = keep_within(crew, report, started), notify or (lambda progress: None)
+        way = enlarge(part, crew, settings, canvas, report, shelf=shelf, notify=shown, adjust=adjust)
         return Pass(canvas.pixels, report, way.groups, way.patch_boxes)
 
     result = enlarge_by(four_times, picture, size, model=call.model, on_progress=notify)
     passes: list[Any] = result.outputs
     with passes[-1].report.stage("write"):
         result.save(job.result, **call.saving)
-    return passes, lambda: None
+
+    def clear() -> None:
+        for shelf in shelves:
+            shelf.clear()
+
+    return passes, clear
 
 
 def _new_report(crew: "Crew", settings: "Settings") -> "Report":

@@ -62,9 +62,7 @@ def upscale(
     split: Annotated[
         str, typer.Option(metavar="WAY", help="of patches among workers: cost, or groups (hard | the others)")
     ] = "cost",
-    resume: Annotated[
-        bool, typer.Option("--resume", help="go on where a killed run of the same call stopped; x4 alone")
-    ] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="go on where a killed run of the same call stopped")] = False,
     model: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="bundled name, folder or hub id")] = "tiny",
     batch_size: Annotated[int, typer.Option(min=1, help="patches at a time: memory, not the result")] = 32,
     qmap: Annotated[

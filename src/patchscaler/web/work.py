@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from patchscaler.imaging.files import read_picture, write_picture
+from patchscaler.imaging.files import read_picture
 from patchscaler.imaging.picture import Picture, to_pil
 from patchscaler.imaging.qmap import COLOURS
+from patchscaler.sizes import enlarge
 from patchscaler.web.jobs import Job
 from patchscaler.web.settings import SCALE, STEPS, Limits
 
@@ -57,20 +58,21 @@ class Worker:
             next_look = ended + max(PREVIEW_PAUSE, PREVIEW_RATIO * (ended - started))
 
         names = ["simple", "medium", "hard"]
-        output = self.pipe(
+        result = enlarge(
+            self.pipe,
             picture,
             scale=SCALE,
             seed=job.options.seed,
             steps=STEPS[job.options.quality],
-            output_type="pt",
             on_progress=on_progress,
             on_preview=on_preview,
         )
+        output = result.outputs[-1]
         job.patches = describe_patches(output.groups, output.patch_boxes, list(output.report.patches))
         job.stage = "write"
-        write_picture(job.result, output.images, like=picture, alpha=output.alpha)
+        result.save(job.result)
         job.check(self.limits)
-        save_preview(job, output.images, picture, FINAL_SIDE)
+        save_preview(job, result.pixels, picture, FINAL_SIDE)
         job.fraction = 1.0
 
 
