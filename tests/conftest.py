@@ -4,7 +4,10 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -14,6 +17,40 @@ from PIL import Image
 import patchscaler.models.base  # noqa: F401  # diffusers' classes, whatever a test calls first
 
 torch.set_num_threads(1)  # pytest-xdist runs one test process per core
+
+
+class Answer(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+Call = Callable[..., Answer]
+
+
+@pytest.fixture
+def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
+    """Run `patchscaler ARGUMENT...` in the test's folder, through the entry point of the installed command."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: object) -> Answer:
+        from patchscaler.cli.main import main
+
+        monkeypatch.setattr(sys, "argv", ["patchscaler", *map(str, arguments)])
+        code = 0
+        try:
+            main()
+        except SystemExit as leaving:
+            code = int(leaving.code or 0)
+        return Answer(code, *capsys.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def upscale(call: Call, tiny_model: Path) -> Call:
+    """`patchscaler upscale ARGUMENT...` with the networks of the tests and one step for every patch."""
+    return lambda *arguments: call("upscale", *arguments, "--model", tiny_model, "--device", "cpu", "--steps", "1,1,1")
 
 
 def _shake(module: torch.nn.Module, seed: int) -> None:

@@ -10,47 +10,14 @@ import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
 from PIL import Image
 
-from patchscaler.cli.main import main
+from conftest import Call
 from patchscaler.imaging.picture import to_pil
 from patchscaler.imaging.qmap import COLOURS, OPACITY, draw_qmap
-
-
-class Answer(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Call = Callable[..., Answer]
-
-
-@pytest.fixture
-def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
-    """Run `patchscaler ARGUMENT...` in the test's folder, through the entry point of the installed command."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: object) -> Answer:
-        monkeypatch.setattr(sys, "argv", ["patchscaler", *map(str, arguments)])
-        code = 0
-        try:
-            main()
-        except SystemExit as leaving:
-            code = int(leaving.code or 0)
-        return Answer(code, *capsys.readouterr())
-
-    return run
-
-
-@pytest.fixture
-def upscale(call: Call, tiny_model: Path) -> Call:
-    """`patchscaler upscale ARGUMENT...` with the networks of the tests and one step for every patch."""
-    return lambda *arguments: call("upscale", *arguments, "--model", tiny_model, "--device", "cpu", "--steps", "1,1,1")
 
 
 def make_picture(path: Path, width: int = 9, height: int = 6) -> Path:
@@ -181,7 +148,7 @@ def test_folders_in_and_out(upscale: Call, tmp_path: Path) -> None:
     assert files_in(tmp_path / "new") == ["out/a_x4.png", "out/b_x4.png"]
     assert files_in(tmp_path / "maps") == ["a_qmap.png", "b_qmap.png"]
     assert files_in(tmp_path / "reports") == ["a_report.json", "b_report.json"]
-    assert len(answer.out.splitlines()) == 2
+    assert answer.out.splitlines()[2:] == ["2 enlarged, 0 skipped, 0 failed"]
 
 
 def test_report_and_qmap(upscale: Call, tmp_path: Path, tiny_model: Path) -> None:
@@ -200,6 +167,43 @@ def test_report_and_qmap(upscale: Call, tmp_path: Path, tiny_model: Path) -> Non
         assert qmap.height > 160
 
 
+def test_two_passes_report_both(upscale: Call, tmp_path: Path) -> None:
+    make_picture(tmp_path / "p.png")
+    answer = upscale("p.png", "--scale", "5.5", "--report", "r.json", "--qmap", "q.png")
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.startswith("p.png -> p_x5.5.png: 6x9 -> 33x50 in ")
+    report = json.loads((tmp_path / "r.json").read_text())
+    assert report["result_size"] == [33, 50]
+    assert (report["first_pass"]["input_size"], report["first_pass"]["output_size"]) == ([6, 9], [24, 36])
+    assert (report["input_size"], report["output_size"]) == ([9, 13], [36, 52])
+
+
+def test_file_options(upscale: Call, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x010F] = "Maker"
+    make_picture(tmp_path / "p.png", 40, 30)
+    with Image.open(tmp_path / "p.png") as image:
+        image.save(tmp_path / "p.jpg", exif=exif.tobytes(), dpi=(300, 300))
+    for name, *options in (
+        ("good.jpg",),
+        ("poor.jpg", "--file-quality", "20"),
+        ("bare.jpg", "--no-metadata"),
+        ("lossy.webp",),
+        ("exact.webp", "--lossless"),
+        ("exact.png",),
+    ):
+        assert upscale("p.jpg", "-o", name, *options).code == 0
+    assert (tmp_path / "poor.jpg").stat().st_size < (tmp_path / "good.jpg").stat().st_size / 2
+    with Image.open(tmp_path / "good.jpg") as good, Image.open(tmp_path / "bare.jpg") as bare:
+        assert (good.getexif()[0x010F], good.info["dpi"]) == ("Maker", (300, 300))
+        assert "steps 1,1,1, seed 0" in good.getexif().get_ifd(0x8769)[0x9213]
+        assert (dict(bare.getexif()), bare.info["dpi"]) == ({}, (300, 300))
+    with Image.open(tmp_path / "exact.webp") as webp, Image.open(tmp_path / "exact.png") as png:
+        assert webp.convert("RGB").tobytes() == png.tobytes()
+    with Image.open(tmp_path / "lossy.webp") as webp, Image.open(tmp_path / "exact.png") as png:
+        assert webp.convert("RGB").tobytes() != png.tobytes()
+
+
 def test_progress_is_for_terminals(upscale: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_picture(tmp_path / "p.png")
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich takes any stream for a terminal
@@ -209,10 +213,11 @@ def test_progress_is_for_terminals(upscale: Call, tmp_path: Path, monkeypatch: p
     assert len(answer.out.splitlines()) == 1
 
 
-def test_no_overwrite_leaves_results_alone(upscale: Call, tmp_path: Path) -> None:
+def test_results_of_named_pictures_are_overwritten_unless_told(upscale: Call, tmp_path: Path) -> None:
     make_picture(tmp_path / "p.png")
     (tmp_path / "p_x4.png").write_text("an earlier result")
-    assert upscale("p.png", "--no-overwrite") == (0, "", "")
+    said = "0 enlarged, 1 skipped, 0 failed; --existing overwrite does the skipped ones again\n"
+    assert upscale("p.png", "--existing", "skip") == (0, said, "")
     assert (tmp_path / "p_x4.png").read_text() == "an earlier result"
     assert upscale("p.png").code == 0
     with Image.open(tmp_path / "p_x4.png") as result:
@@ -225,7 +230,11 @@ def test_no_overwrite_leaves_results_alone(upscale: Call, tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("--scale", "2"), "--scale 2: this model enlarges x4"),
+        (("--scale", "9"), "scale 9 must lie between 1 (restore only) and 8"),
+        (("--scale", "2", "--width", "30"), "scale 2 and width contradict each other"),
+        (("--name", "{stem}_{colour}"), "--name {stem}_{colour}: cannot be filled in ('colour'); use {stem}, {ext}"),
+        (("--name", "{stem"), "--name {stem: cannot be filled in"),
+        (("--name", "../{stem}"), "--name ../{stem}: makes '../picture"),
         (("--steps", "8,x,20"), "--steps 8,x,20: give three whole numbers"),
         (("--steps", "8,14"), "--steps 8,14: "),
         (("--steps", "20,14,8"), "--steps 20,14,8: "),
@@ -265,10 +274,10 @@ def test_two_inputs_for_one_result_are_named(call: Call, tmp_path: Path) -> None
     assert files_in(tmp_path / "out") == []
 
 
-def test_earlier_result_among_the_inputs_is_not_overwritten(call: Call, tmp_path: Path) -> None:
+def test_an_input_named_beside_its_own_earlier_result(call: Call, tmp_path: Path) -> None:
     for name in ("in/p.png", "in/p_x4.png"):
         make_picture(tmp_path / name)
-    answer = call("upscale", "in")
+    answer = call("upscale", "in/p.png", "in/p_x4.png")
     assert answer.code == 2
     assert answer.err.startswith("patchscaler: in/p_x4.png: is an input and would be overwritten; ")
 

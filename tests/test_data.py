@@ -290,24 +290,25 @@ def test_the_latent_cache_holds_what_the_networks_make(
     cache = LatentCache(CacheSettings(str(tmp_path), 20, seed=4, workers=0), pictures, BICUBIC, autoencoder, restorer)
     dataset = PairDataset(pictures, BICUBIC, 4)
     assert {name: array.shape for name, array in cache.arrays.items()} == {
-        "hr": (20, 6, 4, 4),
+        "pixels": (20, 3, 32, 32),
         "coarse": (20, 6, 4, 4),
         "log_error": (20, 1, 4, 4),
     }
     for index in (0, 7, 19):  # the last is in a smaller batch
         pair = dataset[index]
-        hr, restored = autoencoder.encode(pair["hr"][None]), restorer(pair["lr"][None])
+        restored = restorer(pair["lr"][None])
+        assert np.array_equal(cache.arrays["pixels"][index], (pair["hr"] * 255).round().byte().numpy())
         for name, value, tolerance in (
-            ("hr", hr, 1e-3),
             ("coarse", restored.latents, 0.03),
             ("log_error", restored.log_error, 0.03),
         ):
             stored = torch.from_numpy(np.array(cache.arrays[name][index], dtype=np.float32))
             torch.testing.assert_close(stored, value[0], atol=tolerance, rtol=tolerance)  # half; restored in bfloat16
     patch = cache.patches(5, 1, 0, 3)
-    for name, array in cache.arrays.items():
-        assert patch[name].dtype == torch.float32
-        assert np.array_equal(patch[name].numpy(), array[5, :, 1:4, 0:3].astype(np.float32))
+    assert all(value.dtype == torch.float32 for value in patch.values())
+    assert np.array_equal(patch["pixels"].numpy() * 255, cache.arrays["pixels"][5, :, 8:32, 0:24].astype(np.float32))
+    for name in ("coarse", "log_error"):
+        assert np.array_equal(patch[name].numpy(), cache.arrays[name][5, :, 1:4, 0:3].astype(np.float32))
 
 
 def test_an_interrupted_cache_goes_on(
@@ -383,7 +384,7 @@ def test_patches_are_a_function_of_seed_and_index(
     two[4]
     for index in (0, 9, 2**39):
         for name, value in one[index].items():
-            assert value.shape == ({"log_error": 1}.get(name, 6), 2, 2)
+            assert value.shape == {"pixels": (3, 16, 16), "coarse": (6, 2, 2), "log_error": (1, 2, 2)}[name]
             assert torch.equal(value, two[index][name])
     easy, hard = (
         torch.stack([PatchDataset(cache, 2, 0, share)[index]["log_error"].mean() for index in range(200)])

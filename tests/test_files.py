@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps
 
 from patchscaler.errors import ImageReadError, ImageWriteError
-from patchscaler.imaging.files import Picture, find_pictures, picture_from, read_picture, to_pil, write_picture
+from patchscaler.imaging.files import (
+    Picture,
+    find_frames,
+    find_pictures,
+    picture_from,
+    read_picture,
+    to_pil,
+    write_picture,
+)
 
 quick = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -115,11 +123,11 @@ def test_metadata_survives_and_states_the_new_size(tmp_path, suffix, depth):
     assert {0x8827: 400, 0xA002: 28, 0xA003: 20}.items() <= tags.get_ifd(0x8769).items()
     assert tags.get_ifd(0x8825)[1] == "N"
     assert read.icc_profile == SRGB
-    if suffix != ".webp":
-        assert read.dpi == pytest.approx((300, 150), abs=0.02)
+    assert read.dpi == pytest.approx((300, 150), abs=0.02)
     write_picture(tmp_path / "again.jpg", enlarged, like=read)  # a TIFF's layout tags must not travel on
     with Image.open(tmp_path / "again.jpg") as again:
-        assert set(again.getexif()) <= {0x010F, 0x8769, 0x8825}
+        resolution = {282, 283, 296} if suffix == ".webp" else set()  # it has no other place for it
+        assert set(again.getexif()) <= {0x010F, 0x8769, 0x8825} | resolution
 
 
 def test_a_profile_of_another_colour_space_is_not_attached(tmp_path):
@@ -281,6 +289,31 @@ def test_a_damaged_exif_block_does_not_refuse_the_picture(tmp_path):
     assert read_picture(tmp_path / "in.jpg").exif is None
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("depth", [np.uint8, np.uint16])
+def test_premultiplied_tiffs_become_straight(tmp_path, order, depth):
+    straight, peak = samples_of(9, 7, 4, depth), np.iinfo(depth).max
+    straight[..., 3] = np.maximum(straight[..., 3], peak // 4)  # below, few steps of the colours are left
+    alpha = straight[..., 3:] / peak
+    stored = np.concatenate([np.round(straight[..., :3] * alpha).astype(depth), straight[..., 3:]], axis=2)
+    tifffile.imwrite(tmp_path / "in.tif", stored, photometric="rgb", extrasamples=["assocalpha"], byteorder=order)
+    assert_same(read_picture(tmp_path / "in.tif"), picture_of(straight), tolerance=4 / peak)
+
+
+def test_lab_and_deep_cmyk_become_rgb(tmp_path):
+    image = Image.fromarray(samples_of(8, 8, 3)).resize((32, 32))
+    spaces = [ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")]
+    ImageCms.profileToProfile(image, *spaces, outputMode="LAB").save(tmp_path / "lab.tif")
+    read = read_picture(tmp_path / "lab.tif")
+    assert read.mode == "LAB"
+    assert (read.pixels - planes(np.asarray(image))).abs().mean() < 0.01
+    cmyk = np.asarray(image.convert("CMYK"))
+    tifffile.imwrite(tmp_path / "cmyk.tif", cmyk.astype(np.uint16) * 257, photometric="separated")
+    read = read_picture(tmp_path / "cmyk.tif")
+    assert (read.mode, read.bits) == ("CMYK;16", 8)
+    torch.testing.assert_close(read.pixels, planes(np.asarray(image.convert("RGB"))), atol=1.01 / 255, rtol=0)
+
+
 # --- files that cannot be read
 
 
@@ -343,6 +376,32 @@ def test_missing_files_folders_and_unsupported_modes(tmp_path):
     Image.new("F", (4, 4)).save(tmp_path / "float.tif")
     with pytest.raises(ImageReadError, match="mode F is not supported"):
         read_picture(tmp_path / "float.tif")
+
+
+def test_raw_files_and_programs_in_picture_files_are_refused(tmp_path):
+    Image.new("RGB", (8, 6)).save(tmp_path / "in.dng", format="TIFF")
+    tifffile.imwrite(tmp_path / "raw.tif", samples_of(6, 8, 3), extratags=[(50706, "B", 4, (1, 4, 0, 0), True)])
+    tifffile.imwrite(tmp_path / "preview.tif", samples_of(6, 8, 3), subfiletype=1)
+    for name in ("in.dng", "raw.tif", "preview.tif"):
+        with pytest.raises(ImageReadError, match="raw file; develop it first"):
+            read_picture(tmp_path / name)
+    Image.new("RGB", (8, 6)).save(tmp_path / "in.eps")  # PostScript: Pillow would start an interpreter
+    with pytest.raises(ImageReadError, match="unknown format"):
+        read_picture(tmp_path / "in.eps")
+
+
+@pytest.mark.parametrize("frame", [0, 1, 2])
+def test_frames_are_read_one_by_one(tmp_path, frame):
+    pages = [samples_of(5, 4, 3, np.uint16, seed) for seed in range(3)]
+    with tifffile.TiffWriter(tmp_path / "in.tif") as writer:
+        for page in pages:
+            writer.write(page, photometric="rgb", contiguous=False)
+    assert find_frames(tmp_path / "in.tif") == [0, 1, 2]
+    assert_same(read_picture(tmp_path / "in.tif", frame=frame), picture_of(pages[frame]))
+    with pytest.raises(ImageReadError, match="has 3 pages; take the first or each"):
+        read_picture(tmp_path / "in.tif")
+    with pytest.raises(ImageReadError, match=r"no frame 3; choose from \[0, 1, 2\]"):
+        read_picture(tmp_path / "in.tif", frame=3)
 
 
 def test_the_pixel_limit_is_the_callers_alone(tmp_path, monkeypatch):

@@ -23,18 +23,34 @@ SEES: dict[str, set[str]] = {
     "imaging": {"errors"},
     "diffusion": {"errors"},
     "data": {"errors", "imaging"},
+    "features": {"errors"},
     "models": {"errors", "imaging", "diffusion"},
     "storage": NETWORKS,
     "report": NETWORKS,
     "presets": {"errors", "models"},
-    "training": NETWORKS | {"data"},
+    "training": NETWORKS | {"data", "features"},
     "inference": NETWORKS | {"storage", "report", "patchscaler"},
     "pipeline": NETWORKS | {"storage", "report", "presets", "inference"},
     "assembly": INFERENCE | {"patchscaler"},
-    "evaluation": INFERENCE | {"assembly", "data", "patchscaler"},
-    "integrations": INFERENCE | {"assembly", "patchscaler"},
-    "web": INFERENCE | {"assembly", "patchscaler"},
-    "cli": INFERENCE | {"assembly", "data", "training", "evaluation", "integrations", "web", "patchscaler"},
+    "sizes": INFERENCE | {"patchscaler"},
+    "evaluation": INFERENCE | {"assembly", "data", "features", "patchscaler"},
+    "integrations": INFERENCE | {"assembly", "sizes", "patchscaler"},
+    "web": INFERENCE | {"assembly", "sizes", "patchscaler"},
+    "benchmark": INFERENCE | {"patchscaler"},
+    "onnx": INFERENCE,
+    "cli": INFERENCE
+    | {
+        "assembly",
+        "benchmark",
+        "data",
+        "training",
+        "evaluation",
+        "integrations",
+        "onnx",
+        "sizes",
+        "web",
+        "patchscaler",
+    },
     "__main__": {"cli"},
 }
 # Single modules that a room must not see although it sees their neighbours.
@@ -160,6 +176,11 @@ def test_the_package_alone_is_light() -> None:
 def test_help_is_light() -> None:
     modules = loaded_after(HELP)
     assert not modules & {"torch", "diffusers", "accelerate", "numpy"}
+
+
+def test_the_api_needs_no_gradio_and_serve_no_server_until_it_runs() -> None:
+    assert "patchscaler.web.jobs" in loaded_after("import patchscaler.web.api", "gradio", "httpx")
+    assert not loaded_after("import patchscaler.cli.serve") & {"torch", "fastapi", "uvicorn", "gradio"}
 
 
 def test_inference_needs_nothing_of_training(tiny_model: Path) -> None:

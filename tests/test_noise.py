@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchscaler.diffusion.noise import BLOCK, place_noise
+from patchscaler.diffusion.field import BLOCK
+from patchscaler.diffusion.noise import place_noise
 from patchscaler.errors import ConfigError
 
 law = settings(deadline=None, max_examples=25)

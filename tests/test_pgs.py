@@ -11,6 +11,7 @@ from patchscaler.diffusion.pgs import (
     GROUP_NAMES,
     GroupConfig,
     assign_groups,
+    clean_latents,
     count_steps,
     plan,
     sample,
@@ -244,6 +245,16 @@ def test_each_group_is_the_end_of_diffusers_ddim(prediction: str) -> None:
         expected = diffusers_loop(scheduler, coarse[members], noise[members], steps)
         torch.testing.assert_close(ours[members], expected, atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(lent[members], expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+def test_the_clean_latents_are_those_of_diffusers(prediction: str) -> None:
+    x, answer = patches(4)
+    scheduler = DDIMScheduler.from_config(make_scheduler().config, prediction_type=prediction)
+    scheduler.set_timesteps(20)
+    for t in scheduler.timesteps[::6]:
+        theirs = scheduler.step(answer, t, x).pred_original_sample
+        torch.testing.assert_close(clean_latents(x, answer, ALPHAS[t].expand(4), prediction), theirs)
 
 
 @pytest.mark.parametrize("solver", [DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler])

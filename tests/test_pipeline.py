@@ -20,7 +20,7 @@ from patchscaler.imaging.files import read_picture
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.resize import resize_bicubic
 from patchscaler.models.latents import decode_latents
-from patchscaler.report import Progress
+from patchscaler.report import Preview, Progress
 
 law = settings(deadline=None, max_examples=15)
 FEW = (1, 2, 3)
@@ -269,6 +269,33 @@ def test_progress_is_monotone_and_complete(tiny_pipeline: PatchScalerPipeline, p
         assert done == sorted(set(done))
         assert {progress.total for progress in units} == {done[-1]}
     assert [p.total for p in seen if p.stage == "sample"][-1] == report.patch_steps
+
+
+def test_previews_go_from_the_coarse_picture_to_the_result(
+    tiny_pipeline: PatchScalerPipeline, photo: Image.Image
+) -> None:
+    """Hard patches change first, simple ones last; looking changes nothing."""
+    drawn: list[Tensor] = []
+
+    def look(preview: Preview) -> None:
+        drawn.append(preview.draw())
+        assert preview.groups.numel() == len(preview.patch_boxes)
+
+    options = {"gammas": MIXED, "output_type": "pt"}
+    output = tiny_pipeline(photo, steps=FEW, on_preview=look, **options)
+    assert torch.equal(output.images, tiny_pipeline(photo, steps=FEW, **options).images)
+    assert len(drawn) == 1 + FEW[-1]
+    assert_close(drawn[0], tiny_pipeline(photo, steps=(0, 0, 0), **options).images)
+    assert_close(drawn[-1], output.images)
+
+    groups, boxes = output.groups.flatten().tolist(), output.patch_boxes
+    changed = (drawn[1] - drawn[0]).abs().amax(dim=(0, 1))
+    hard = torch.zeros_like(changed, dtype=torch.bool)
+    for group, (top, left, high, wide) in zip(groups, boxes, strict=True):
+        if group == max(groups):
+            hard[max(top - 40, 0) : top + high + 40, max(left - 40, 0) : left + wide + 40] = True  # decoder and colours
+    assert changed[hard].max() > 1e-3
+    assert not (~hard).any() or changed[~hard].max() < 1e-3
 
 
 def test_the_report_adds_up(tiny_pipeline: PatchScalerPipeline, photo: Image.Image) -> None:

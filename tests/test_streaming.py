@@ -149,12 +149,15 @@ def run_killed(after: int, *arguments: object) -> int:
     return subprocess.run(command, capture_output=True, check=False).returncode
 
 
-@pytest.fixture(scope="module")
-def call_and_result(tiny_model: Path, tmp_path_factory, photo: Image.Image) -> tuple[tuple[object, ...], bytes]:
+@pytest.fixture(scope="module", params=[False, True], ids=["opaque", "clear"])
+def call_and_result(
+    request, tiny_model: Path, tmp_path_factory, photo: Image.Image
+) -> tuple[tuple[object, ...], bytes]:
     """A call of the command, and the file that it writes when nothing disturbs it."""
     folder = tmp_path_factory.mktemp("whole")
     picture = photo.copy()
-    picture.putalpha(Image.linear_gradient("L").resize(photo.size))
+    if request.param:
+        picture.putalpha(Image.linear_gradient("L").resize(photo.size))
     picture.save(folder / "p.png")
     call = (folder / "p.png", "--model", tiny_model, "--device", "cpu", "--gamma", "0.96,0.9545", "--steps", "1,2,3")
     assert run_killed(NEVER, *call, "-o", folder / "whole.png") == 0
@@ -169,7 +172,7 @@ def test_a_killed_run_goes_on(
     for after in moments:
         assert run_killed(after, *call, "--resume", "-o", tmp_path / "parts.png") == -9
         assert not (tmp_path / "parts.png").exists()
-        assert len(list(tmp_path.glob(".parts.png.*.work"))) == 1
+        assert list(tmp_path.glob(".parts.png.*.work"))  # one for each pass of the model that has begun
     assert run_killed(NEVER, *call, "--resume", "-o", tmp_path / "parts.png") == 0
     assert (tmp_path / "parts.png").read_bytes() == result
     assert not list(tmp_path.glob(".*"))

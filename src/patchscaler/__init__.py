@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from patchscaler.models.swin_restorer import SwinRestorer
     from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
     from patchscaler.pipeline import PatchScalerOutput, PatchScalerPipeline
+    from patchscaler.sizes import Enlargement, enlarge
 
 __version__ = "0.1.0"
 
@@ -26,11 +27,14 @@ _HOMES = {
     "TextureClassifier": "patchscaler.models.texture",
     "TextureEncoder": "patchscaler.models.texture",
     "ReferenceTextureMemory": "patchscaler.models.texture",
+    "Enlargement": "patchscaler.sizes",
+    "enlarge": "patchscaler.sizes",
 }
 
 __all__ = [
     "ConvRestorer",
     "DctAutoencoder",
+    "Enlargement",
     "PatchDiT",
     "PatchScalerOutput",
     "PatchScalerPipeline",
@@ -38,6 +42,7 @@ __all__ = [
     "SwinRestorer",
     "TextureClassifier",
     "TextureEncoder",
+    "enlarge",
 ]
 
 

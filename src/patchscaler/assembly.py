@@ -55,7 +55,10 @@ def assemble(
 
 
 # Settings that name places on the machine that trained, not the training.
-_PLACES = {"folder", "cache", "manifest", "validation", "autoencoder", "restorer", "classifier", "memory", "warm_start"}
+_PLACES = {
+    *("folder", "cache", "manifest", "validation", "features", "warm_start"),
+    *("autoencoder", "restorer", "classifier", "memory", "patch_dit", "texture_encoder"),
+}
 
 
 def _forget_origin(path: Path) -> None:

@@ -23,17 +23,17 @@ from patchscaler.imaging.geometry import Size
 from patchscaler.inference.budget import keep_within
 from patchscaler.inference.canvas import FloatCanvas
 from patchscaler.inference.crew import Crew
-from patchscaler.inference.parts import OVERLAP, PARTS, SCALE, Parts, channels_last, check_folder, default_dtype
+from patchscaler.inference.parts import PARTS, SCALE, STRIDE, Parts, channels_last, check_folder, default_dtype
 from patchscaler.inference.settings import GAMMAS, TAUS, Settings, choose_steps
 from patchscaler.inference.way import enlarge
 from patchscaler.models.patch_dit import PatchDiT, TextureCache
 from patchscaler.models.restorer import ConvRestorer, Restoration
 from patchscaler.models.swin_restorer import SwinRestorer
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
-from patchscaler.report import ProgressCallback, Report
+from patchscaler.report import PreviewCallback, ProgressCallback, Report
 from patchscaler.storage import model_folder
 
-__all__ = ["PARTS", "PatchScalerOutput", "PatchScalerPipeline", "default_dtype"]
+__all__ = ["PARTS", "SCALE", "STRIDE", "PatchScalerOutput", "PatchScalerPipeline", "default_dtype"]
 
 # diffusers has renamed the argument and warns of the old name.
 _DTYPE_KEY = "dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dtype"
@@ -138,6 +138,7 @@ class PatchScalerPipeline(DiffusionPipeline):
         use_texture: bool = True,
         generator: torch.Generator | None = None,
         on_progress: ProgressCallback | None = None,
+        on_preview: PreviewCallback | None = None,
         return_dict: bool = True,
     ) -> PatchScalerOutput | tuple[Any]:
         """Enlarges one picture.
@@ -155,13 +156,15 @@ class PatchScalerPipeline(DiffusionPipeline):
         batch_size   patches per network call; does not change the result beyond rounding
         use_texture  False: no texture prompt
         on_progress  called with a Progress after every unit of work
+        on_preview   called with a Preview after the restoration and after every batch of patch-steps; with workers, as
+                     they hand in
 
         Returns PatchScalerOutput; its picture is exactly `scale` times the input. At most one of quality, steps and
         budget may be given. Raises ConfigError, ImageReadError.
         """
         started = time.perf_counter()
         if scale != SCALE:
-            raise ConfigError(f"scale {scale}: this model enlarges x{SCALE}")
+            raise ConfigError(f"scale {scale}: this model enlarges x{SCALE}; patchscaler.enlarge makes any size of it")
         if output_type not in ("pil", "np", "pt"):
             raise ConfigError(f'output_type "{output_type}": choose pil, np or pt')
         if generator is not None:
@@ -183,7 +186,7 @@ class PatchScalerPipeline(DiffusionPipeline):
         devices = [str(self.device)] * workers if isinstance(workers, int) else list(workers)
         with Crew(self.parts, devices, split, logging.getLogger(__name__).warning) as crew:
             adjust = keep_within(crew, report, started)
-            way = enlarge(picture, crew, settings, canvas, report, notify=notify, adjust=adjust)
+            way = enlarge(picture, crew, settings, canvas, report, notify=notify, adjust=adjust, on_preview=on_preview)
         images = _as_type(canvas.pixels, canvas.alpha, picture, output_type)
         if not return_dict:
             return (images,)

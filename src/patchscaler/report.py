@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 
 class Progress(NamedTuple):
@@ -18,7 +19,21 @@ class Progress(NamedTuple):
     total: int
 
 
+class Preview(NamedTuple):
+    """The picture as it stands: the coarse one after "restore", then with the patches as far as they are refined.
+
+    draw         () -> (1,3,H,W) in [0,1], the enlarged picture; takes about as long as the stages "decode" and
+                 "colour", so the callback decides when it is worth it; within the callback
+    groups       (rows,cols) int64, patch_boxes  (top,left,height,width): as in PatchScalerOutput
+    """
+
+    draw: Callable[[], Tensor]
+    groups: Tensor
+    patch_boxes: list[tuple[int, int, int, int]]
+
+
 ProgressCallback = Callable[[Progress], None]
+PreviewCallback = Callable[[Preview], None]
 
 
 @dataclass

@@ -6,10 +6,14 @@ from typing import Annotated
 
 import typer
 
-import patchscaler.cli.upscale as upscale_command
+import patchscaler.cli.enlarge as enlarging
 from patchscaler import __version__
+from patchscaler.cli.benchmark import benchmark
+from patchscaler.cli.evaluate import evaluate
+from patchscaler.cli.export import export_app
 from patchscaler.cli.info import info
 from patchscaler.cli.model import assemble, calibrate, memory_app
+from patchscaler.cli.serve import serve
 from patchscaler.cli.train import train
 from patchscaler.cli.upscale import upscale
 from patchscaler.errors import ConfigError, PatchScalerError
@@ -17,8 +21,12 @@ from patchscaler.errors import ConfigError, PatchScalerError
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 app.command()(upscale)
 app.command()(info)
+app.command()(evaluate)
+app.command()(benchmark)
+app.command()(serve)
 app.command()(train)
 app.add_typer(memory_app, name="memory")
+app.add_typer(export_app, name="export")
 app.command()(calibrate)
 app.command()(assemble)
 
@@ -40,8 +48,8 @@ def patchscaler(
 
 
 def run() -> None:
-    """`main` in a process of its own, as the installed command: see `upscale.alone`."""
-    upscale_command.alone = True
+    """`main` in a process of its own, as the installed command: see `enlarge.alone`."""
+    enlarging.alone = True
     main()
 
 

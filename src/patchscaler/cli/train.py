@@ -15,6 +15,7 @@ class Part(str, Enum):
     restorer = "restorer"
     texture = "texture"
     patch_dit = "patch-dit"
+    finetune = "finetune"
 
 
 def train(
@@ -51,6 +52,10 @@ def _task(part: Part) -> tuple[Any, Any]:
         from patchscaler.training.texture import TextureSettings, TextureTask
 
         return TextureSettings, TextureTask
+    if part is Part.finetune:
+        from patchscaler.training.finetune import FinetuneSettings, FinetuneTask
+
+        return FinetuneSettings, FinetuneTask
     from patchscaler.training.patch_dit import PatchDiTSettings, PatchDiTTask
 
     return PatchDiTSettings, PatchDiTTask

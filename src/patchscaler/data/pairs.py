@@ -1,7 +1,10 @@
 """LR/HR training pairs: a crop of a training picture and its degraded x4 reduction, as a function of (seed, index)."""
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -57,17 +60,26 @@ class PairDataset(Dataset):
         return {"hr": hr, "lr": lr}
 
 
-def validation_pairs(
-    folder: str, count: int, condition: str = "bicubic", seed: int = 0, side: int | None = None
-) -> list[dict[str, Tensor]]:
-    """The first `count` pictures of a folder (all when 0) with LR inputs; pictures below 64 pixels are left out.
+class ValidationPicture(NamedTuple):
+    """A picture's file, its pixels (1,3,H,W) with sides that are multiples of 16, and the LR input (1,3,H/4,W/4)."""
 
-    side: cut the centre of this side; sides become multiples of 16 in any case. Raises DataError as PicturePool does.
+    path: Path
+    hr: Tensor
+    lr: Tensor
+
+
+def validation_pictures(
+    folder: str | Path, condition: str = "bicubic", seed: int = 0, side: int | None = None
+) -> Iterator[ValidationPicture]:
+    """The pictures of a folder with LR inputs, one at a time; pictures below 64 pixels are left out.
+
+    condition  one of CONDITIONS; the n-th picture's degradation is a function of (seed, n)
+    side       cut the centre of this side; sides become multiples of 16 in any case
+
+    Raises DataError as PicturePool does.
     """
-    pairs: list[dict[str, Tensor]] = []
+    number = 0
     for path in picture_files(Path(folder)):
-        if count and len(pairs) == count:
-            break
         picture = read_rgb(path)
         if min(picture.shape[:2]) < 64:
             continue
@@ -76,7 +88,15 @@ def validation_pairs(
         top, left = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
         cut = np.ascontiguousarray(picture[top : top + height, left : left + width].transpose(2, 0, 1))
         hr = torch.from_numpy(cut).float() / 255
-        pairs.append({"hr": hr[None], "lr": degrade_at(hr, CONDITIONS[condition], seed, len(pairs))[None]})
-    if not pairs:
+        yield ValidationPicture(path, hr[None], degrade_at(hr, CONDITIONS[condition], seed, number)[None])
+        number += 1
+    if not number:
         raise DataError(f"{folder}: no picture has both sides of at least 64 pixels")
-    return pairs
+
+
+def validation_pairs(
+    folder: str, count: int, condition: str = "bicubic", seed: int = 0, side: int | None = None
+) -> list[dict[str, Tensor]]:
+    """The first `count` of `validation_pictures` (all when 0)."""
+    pictures = itertools.islice(validation_pictures(folder, condition, seed, side), count or None)
+    return [{"hr": picture.hr, "lr": picture.lr} for picture in pictures]

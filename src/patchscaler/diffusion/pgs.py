@@ -216,12 +216,23 @@ def _check_batch_size(batch_size: int) -> None:
 
 def _ddim_step(x: Tensor, prediction: Tensor, alpha: Tensor, alpha_next: Tensor, prediction_type: str) -> Tensor:
     """One deterministic DDIM step (Song et al., arXiv 2010.02502, Eq. 12 with sigma = 0), ᾱ given per patch (b,)."""
+    clean = clean_latents(x, prediction, alpha, prediction_type)
     alpha, alpha_next = alpha.view(-1, 1, 1, 1), alpha_next.view(-1, 1, 1, 1)
     signal, spread = alpha.sqrt(), (1 - alpha).sqrt()
     if prediction_type == "sample":
-        clean, eps = prediction, (x - signal * prediction) / spread
+        eps = (x - signal * prediction) / spread
     elif prediction_type == "epsilon":
-        clean, eps = (x - spread * prediction) / signal, prediction
+        eps = prediction
     else:
-        clean, eps = signal * x - spread * prediction, signal * prediction + spread * x
+        eps = signal * prediction + spread * x
     return alpha_next.sqrt() * clean + (1 - alpha_next).sqrt() * eps
+
+
+def clean_latents(x: Tensor, prediction: Tensor, alpha: Tensor, prediction_type: str) -> Tensor:
+    """What a prediction at ᾱ (b,) says of the clean latents x0; the types as in diffusers' schedulers."""
+    signal, spread = alpha.view(-1, 1, 1, 1).sqrt(), (1 - alpha.view(-1, 1, 1, 1)).sqrt()
+    if prediction_type == "sample":
+        return prediction
+    if prediction_type == "epsilon":
+        return (x - spread * prediction) / signal
+    return signal * x - spread * prediction

@@ -3,45 +3,57 @@
 import errno
 import os
 import struct
-import threading
 import uuid
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Shaped
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from PIL.ImageFile import ImageFile
 from torch import Tensor
 
 from patchscaler.errors import ImageReadError, ImageWriteError
 from patchscaler.imaging.geometry import Size
-from patchscaler.imaging.picture import (
-    DECODE_ERRORS,
-    Picture,
-    as_float,
-    decode,
-    from_array,
-    from_tensor,
-    quantise,
-    resized_exif,
-    to_pil,
+from patchscaler.imaging.icc import GREY, RGB, colour_space, from_srgb, is_srgb
+from patchscaler.imaging.metadata import (
+    Metadata,
+    jpeg_options,
+    png_info,
+    read_orientation,
+    tiff_tags,
+    updated,
+    webp_options,
 )
+from patchscaler.imaging.opening import frames_of, open_picture, opened
+from patchscaler.imaging.picture import Picture, as_float, decode, from_array, from_tensor, quantise, to_pil
 from patchscaler.imaging.resize import resize_bicubic
 from patchscaler.imaging.sixteen_bit import read_samples, write_png16, write_tiff
 
-__all__ = ["MAX_PIXELS", "Picture", "find_pictures", "picture_from", "read_picture", "to_pil", "write_picture"]
+__all__ = [
+    "MAX_PIXELS",
+    "Picture",
+    "check_format",
+    "find_frames",
+    "find_pictures",
+    "losses",
+    "picture_from",
+    "read_picture",
+    "read_size",
+    "to_pil",
+    "write_picture",
+]
 
 MAX_PIXELS = 100_000_000
-PICTURE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".gif"})
+PICTURE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".heic", ".heif", ".avif"}
+)
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 PNG_LEVEL = 4  # of zlib: a third of the time of its default, 6, for files 6 % larger
-LARGEST_JPEG_EXIF = 65_533  # bytes: one APP1 segment
-
-_pillow_limit = threading.Lock()
+KEPT_TEXTS = {"JPEG": {"Comment"}, "WEBP": set[str](), "TIFF": set[str]()}  # of a picture's remarks
+LONGEST_SIDES = {"JPEG": 65_500, "WEBP": 16_383}  # px: libjpeg's and the format's limits
 
 
 def find_pictures(paths: Iterable[str | Path], recursive: bool = False) -> list[Path]:
@@ -69,41 +81,63 @@ def find_pictures(paths: Iterable[str | Path], recursive: bool = False) -> list[
     return list(dict.fromkeys(found))
 
 
-def read_picture(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
-    """Read the (first) picture of a file, upright, at its full depth.
+def read_picture(path: str | Path, *, frame: int | None = None, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Read the picture of a file, upright, as sRGB, at its full depth.
 
-    Palettes, CMYK and the like become RGB; CMYK by its ICC profile, other profiles are kept and not applied.
+    frame  which of several, one of `find_frames`; None: the only one
+
+    Palettes, CMYK and the like become RGB. HEIC needs the extra `heic`.
     Raises ImageReadError, one line with the file and the cure: missing, empty, truncated, no picture, of an unsupported
-    mode, or of more than `max_pixels` pixels (by its header, before anything is decoded).
+    mode, an animation or several pages where no frame is given, or of more than `max_pixels` pixels (by its header,
+    before anything is decoded).
     """
     path = Path(path)
-    try:
-        if not path.exists():
-            raise ImageReadError(f"{path}: no such file; check the path")
-        if not path.is_file():
-            raise ImageReadError(f"{path}: is a folder or device, not a file; name a picture in it")
-        if path.stat().st_size == 0:
-            raise ImageReadError(f"{path}: the file is empty; copy or download it again")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
-            with _open(path) as image:
-                if min(image.size) < 1:
-                    raise ImageReadError(f"{path}: has no pixels ({image.height}x{image.width}); use another picture")
-                if image.width * image.height > max_pixels:
-                    raise ImageReadError(
-                        f"{path}: {image.height}x{image.width} is more than the limit of {max_pixels} pixels; "
-                        "use a smaller picture or raise the limit"
-                    )
-                return decode(image, read_samples(image, lambda: _open(path)))
-    except UnidentifiedImageError as error:
-        raise ImageReadError(f"{path}: not a picture or of an unknown format; save it as PNG or JPEG") from error
-    except MemoryError as error:
-        raise ImageReadError(f"{path}: not enough memory to decode it; use a smaller picture") from error
-    except PermissionError as error:
-        raise ImageReadError(f"{path}: may not be read; change its permissions") from error
-    except DECODE_ERRORS as error:
-        reason = " ".join(str(error).split())
-        raise ImageReadError(f"{path}: damaged or unsupported ({reason}); copy it again or save it as PNG") from error
+    with _at_frame(path, frame, max_pixels) as (image, number):
+        return decode(image, read_samples(image, lambda: open_picture(path, number)))
+
+
+def read_size(path: str | Path, *, frame: int | None = None, max_pixels: int = MAX_PIXELS) -> Size:
+    """The size that `read_picture` would return, from the file's header; raises as it does, but for damaged pixels."""
+    with _at_frame(Path(path), frame, max_pixels) as (image, _):
+        size = Size(image.height, image.width)
+        return Size(size.width, size.height) if read_orientation(image) > 4 else size
+
+
+@contextmanager
+def _at_frame(path: Path, frame: int | None, max_pixels: int) -> Iterator[tuple[ImageFile, int]]:
+    """The file opened at a frame, and the frame's number."""
+    with opened(path) as image:
+        _check_size(path, image, max_pixels)
+        frames = frames_of(image)
+        if frame is None and len(frames) > 1:
+            kind = "pages" if image.format == "TIFF" else "frames"
+            raise ImageReadError(f"{path}: has {len(frames)} {kind}; take the first or each of them (--frames)")
+        if not frames or (frame is not None and frame not in frames):
+            raise ImageReadError(f"{path}: has no frame {frame}; choose from {frames}")
+        chosen = frames[0] if frame is None else frame
+        if chosen:
+            image.seek(chosen)
+        _check_size(path, image, max_pixels)  # a TIFF's pages may differ
+        yield image, chosen
+
+
+def find_frames(path: str | Path) -> list[int]:
+    """Numbers of a file's frames or pages (a TIFF's reduced copies left out) for `read_picture`.
+
+    Raises ImageReadError as `read_picture` does.
+    """
+    with opened(Path(path)) as image:
+        return frames_of(image)
+
+
+def _check_size(path: Path, image: ImageFile, max_pixels: int) -> None:
+    if min(image.size) < 1:
+        raise ImageReadError(f"{path}: has no pixels ({image.height}x{image.width}); use another picture")
+    if image.width * image.height > max_pixels:
+        raise ImageReadError(
+            f"{path}: {image.height}x{image.width} is more than the limit of {max_pixels} pixels; "
+            "use a smaller picture or raise the limit"
+        )
 
 
 def picture_from(image: object) -> Picture:
@@ -136,27 +170,37 @@ def write_picture(
     like: Picture | None = None,
     alpha: Shaped[Tensor, "1 1 h w"] | None = None,
     quality: int = 95,
+    lossless: bool = False,
+    metadata: bool = True,
+    history: str | None = None,
 ) -> None:
-    """Write `pixels` (1,3,H,W) as PNG, JPEG, WebP or TIFF, by the suffix of `path`; whole or not at all.
+    """Write sRGB `pixels` (1,3,H,W) as PNG, JPEG, WebP or TIFF, by the suffix of `path`; whole or not at all.
 
-    pixels   float in [0, 1], or samples of 8 or 16 bits
-    like     EXIF, ICC, DPI, grey and 16 bits are kept from it as far as the format can (16 bits: PNG and TIFF)
-    alpha    (1,1,H,W) likewise; by default that of `like`, resized to `pixels`; a JPEG is composited on white instead
-    quality  1 to 100 for JPEG and WebP
+    pixels    float in [0, 1], or samples of 8 or 16 bits; alpha likewise
+    like      profile, EXIF, XMP, IPTC, DPI, grey and 16 bits are kept from it as far as the format can (16 bits: PNG
+              and TIFF); in its profile the pixels are written, with the colours `like` has outside sRGB
+    alpha     (1,1,H,W); by default that of `like`, resized to `pixels`; a JPEG is composited on white instead
+    quality   1 to 100 for JPEG and WebP
+    lossless  of WebP
+    metadata  False: none but profile and DPI
+    history   a line on what was done, for EXIF
 
-    Raises ImageWriteError, one line with the file and the cure: unknown suffix, unwritable place, full disk.
+    Raises ImageWriteError, one line with the file and the cure: unknown suffix, a side too long for the format,
+    unwritable place, full disk.
     """
     path = Path(path)
-    kind = FORMATS.get(path.suffix.lower())
-    if kind is None:
-        raise ImageWriteError(f"{path}: unknown format {path.suffix!r}; use one of {', '.join(FORMATS)}")
+    size = Size(*pixels.shape[-2:])
+    kind = check_format(path, size)
     like = like or Picture(pixels)
     if alpha is None and like.alpha is not None:
-        alpha = resize_bicubic(like.alpha, Size(*pixels.shape[-2:]), clamp=True)
+        alpha = resize_bicubic(like.alpha, size, clamp=True)
+    data = Metadata(dpi=like.dpi)
+    if metadata:
+        data = updated(like.metadata, size, history)
     partial = path.with_name(f".{uuid.uuid4().hex}.part")  # beside the result, so that replacing it is atomic
     try:
         with partial.open("xb") as file:
-            _encode(file, kind, pixels, alpha, like, quality)
+            _encode(file, kind, pixels, alpha, like, data, {"quality": quality, "lossless": lossless})
         os.replace(partial, path)
     except (OSError, ValueError, struct.error) as error:
         raise ImageWriteError(f"{path}: {_write_failure(error, path)}") from error
@@ -164,36 +208,67 @@ def write_picture(
         _remove(partial)
 
 
-def _encode(file: BinaryIO, kind: str, pixels: Tensor, alpha: Tensor | None, like: Picture, quality: int) -> None:
+def check_format(path: Path, size: Size) -> str:
+    """Pillow's name of the format that the suffix means; raises ImageWriteError if unknown or too small for `size`."""
+    kind = FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise ImageWriteError(f"{path}: unknown format {path.suffix!r}; use one of {', '.join(FORMATS)}")
+    longest = LONGEST_SIDES.get(kind)
+    if longest is not None and max(size) > longest:
+        sides = f"{size.height}x{size.width}"
+        raise ImageWriteError(f"{path}: {sides} is too large for {kind}, whose sides end at {longest}; use PNG instead")
+    return kind
+
+
+def losses(picture: Picture, kind: str, metadata: bool = True) -> list[str]:
+    """What of a picture a file of this kind ("PNG", "JPEG", "WEBP" or "TIFF") does not keep, each in some words."""
+    lossy = kind in ("JPEG", "WEBP")
+    lost = {
+        f"{picture.mode} became RGB": picture.mode in ("CMYK", "LAB"),
+        "CMYK of 16 bits became RGB of 8": picture.mode == "CMYK;16",
+        "16 bits became 8": picture.bits == 16 and lossy,
+        "clear parts became white": picture.alpha is not None and kind == "JPEG",
+        "IPTC left out": metadata and picture.iptc is not None and kind == "WEBP",
+        "remarks left out": metadata and bool(set(picture.texts) - KEPT_TEXTS.get(kind, set(picture.texts))),
+    }
+    return [words for words, true in lost.items() if true]
+
+
+def _encode(
+    file: BinaryIO,
+    kind: str,
+    pixels: Tensor,
+    alpha: Tensor | None,
+    like: Picture,
+    data: Metadata,
+    lossy: dict[str, Any],
+) -> None:
     grey = like.grey and kind != "WEBP"  # WebP has no grey
     icc = like.icc_profile
-    if icc is not None and icc[16:20] != (b"GRAY" if grey else b"RGB "):
-        icc = None  # the profile of another colour space than the file will have
-    exif = resized_exif(like.exif, Size(*pixels.shape[-2:]))
+    if icc is not None and colour_space(icc) != (GREY if grey else RGB):
+        icc = None  # the profile of another colour space than the file will have; sRGB needs none
+    if icc is not None and not is_srgb(icc):
+        pixels = from_srgb(as_float(pixels), icc)
+        if like.beyond is not None:
+            pixels = pixels + resize_bicubic(like.beyond, Size(*pixels.shape[-2:])).to(pixels.device)
     if like.bits == 16 and kind == "PNG":
-        write_png16(file, quantise(pixels, alpha, grey, np.uint16), exif=exif, icc_profile=icc, dpi=like.dpi)
-        return
-    if kind == "TIFF":
+        samples = quantise(pixels, alpha, grey, np.uint16)
+        write_png16(file, samples, exif=data.exif, icc_profile=icc, dpi=data.dpi, info=png_info(data))
+    elif kind == "TIFF":
         samples = quantise(pixels, alpha, grey, np.uint16 if like.bits == 16 else np.uint8)
-        write_tiff(file, samples, exif=exif, icc_profile=icc, dpi=like.dpi)
-        return
-    options: dict[str, Any] = {"icc_profile": icc}
-    if kind == "JPEG":
+        write_tiff(file, samples, exif=data.exif, icc_profile=icc, dpi=data.dpi, tags=tiff_tags(data))
+    elif kind == "PNG":
+        blocks = {"exif": data.exif, "dpi": data.dpi, "pnginfo": png_info(data)}
+        options = {"icc_profile": icc, "compress_level": PNG_LEVEL, **{k: v for k, v in blocks.items() if v}}
+        to_pil(pixels, alpha, grey).save(file, kind, **options)
+    elif kind == "WEBP":
+        to_pil(pixels, alpha, grey).save(file, kind, icc_profile=icc, **lossy, **webp_options(data))
+    else:
         if alpha is not None:
             pixels, alpha = as_float(pixels), as_float(alpha)
-            pixels, alpha = pixels * alpha + (1.0 - alpha), None
-        if exif and len(exif) > LARGEST_JPEG_EXIF:
-            exif = None
-        options |= {"quality": quality, "subsampling": 0}
-    elif kind == "WEBP":
-        options |= {"quality": quality}
-    elif kind == "PNG":
-        options |= {"compress_level": PNG_LEVEL}
-    if exif:
-        options["exif"] = exif
-    if like.dpi and kind != "WEBP":
-        options["dpi"] = like.dpi
-    to_pil(pixels, alpha, grey).save(file, kind, **options)
+            pixels = pixels * alpha + (1.0 - alpha)
+        options = {"quality": lossy["quality"], "subsampling": 0, **jpeg_options(data)}
+        to_pil(pixels, None, grey).save(file, kind, icc_profile=icc, **options)
 
 
 def _write_failure(error: Exception, path: Path) -> str:
@@ -215,19 +290,3 @@ def _remove(partial: Path) -> None:
         partial.unlink(missing_ok=True)
     except OSError:  # the folder itself is out of reach, so nothing was written; the first error is the one to report
         return
-
-
-@contextmanager
-def _no_pillow_limit() -> Iterator[None]:
-    """Lift Pillow's process-wide pixel limit while a header is read: `max_pixels` decides, without a warning."""
-    with _pillow_limit:
-        limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = limit
-
-
-def _open(path: Path) -> ImageFile:
-    with _no_pillow_limit():
-        return cast(ImageFile, Image.open(path))

@@ -1,10 +1,10 @@
 """A picture in memory: from PIL images, numpy arrays and tensors, at its full depth, and back to rounded samples."""
 
-import io
 import struct
 import zlib
-from dataclasses import dataclass, replace
-from typing import Any, cast
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,9 +14,9 @@ from PIL import Image, ImageCms
 from torch import Tensor
 
 from patchscaler.imaging.geometry import Size
-from patchscaler.imaging.sixteen_bit import BITS, EXIF_IFD, LAYOUT_TAGS, PHOTOMETRIC
-
-ORIENTATION, EXIF_WIDTH, EXIF_HEIGHT = 0x0112, 0xA002, 0xA003
+from patchscaler.imaging.icc import GREY, colour_space, convert_by_profile, is_usable, lab_profile, to_srgb
+from patchscaler.imaging.metadata import Metadata, read_metadata
+from patchscaler.imaging.sixteen_bit import BITS, PHOTOMETRIC
 
 # What Pillow and its plugins raise on a damaged file.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, struct.error, zlib.error)
@@ -26,14 +26,17 @@ DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexErro
 class Picture:
     """A picture upright, and what its file said about it.
 
-    pixels       (1,3,H,W) float32 RGB in [0, 1]
+    pixels       (1,3,H,W) float32 sRGB in [0, 1], whatever the file's profile
     alpha        (1,1,H,W) float32 in [0, 1], not premultiplied, or None
-    mode         Pillow's name of the file's mode: "RGB", "L", "P", "CMYK", "I;16"; 16-bit colour is "RGB;16", "RGBA;16"
+    mode         Pillow's name of the file's mode: "RGB", "L", "P", "CMYK", "I;16"; and "RGB;16" and the like
     bits         8 or 16 per sample
     grey         the file had no colours
     exif         EXIF block with the orientation reset, or None
-    icc_profile  the profile `pixels` are meant in, or None; they are not converted
+    icc_profile  the file's grey or RGB profile, in which it shall be written again, or None: sRGB
+    beyond       (1,3,H,W) values of that profile which the colours outside sRGB need in addition, or None
     dpi          horizontal and vertical pixels per inch, or None
+    xmp, iptc    an XMP packet and IPTC-IIM records, or None
+    texts        a PNG's remarks by keyword; a JPEG's or GIF's under "Comment"
     """
 
     pixels: Float[Tensor, "1 3 h w"]
@@ -44,6 +47,14 @@ class Picture:
     exif: bytes | None = None
     icc_profile: bytes | None = None
     dpi: tuple[float, float] | None = None
+    beyond: Float[Tensor, "1 3 h w"] | None = None
+    xmp: bytes | None = None
+    iptc: bytes | None = None
+    texts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def metadata(self) -> Metadata:
+        return Metadata(self.exif, self.xmp, self.iptc, self.texts, self.dpi)
 
     @property
     def size(self) -> Size:
@@ -108,19 +119,29 @@ def decode(image: Image.Image, deep: NDArray[np.uint16] | None) -> Picture:
         picture = _from_samples(_grey_samples(image))
     else:
         eight, converted = _to_eight_bit(image)
+        if mode == "CMYK" and max(getattr(image, "tag_v2", {}).get(BITS, (8,))) > 8:
+            mode = "CMYK;16"
         icc = None if converted else icc
         samples = np.asarray(eight)
         picture = _from_samples(samples[:, :, None] if samples.ndim == 2 else samples)
-    exif, orientation = _read_exif(image)
+    data, orientation = read_metadata(image)
+    pixels, beyond, icc = _managed(picture, icc)
     return replace(
         picture,
-        pixels=_upright(picture.pixels, orientation),
+        pixels=_upright(pixels, orientation),
         alpha=None if picture.alpha is None else _upright(picture.alpha, orientation),
+        beyond=None if beyond is None else _upright(beyond, orientation),
         mode=mode,
-        exif=exif,
         icc_profile=icc,
-        dpi=_read_dpi(image),
+        **vars(data),
     )
+
+
+def _managed(picture: Picture, icc: bytes | None) -> tuple[Tensor, Tensor | None, bytes | None]:
+    """Pixels as sRGB, what sRGB cannot hold, and the profile; None if it is damaged or of other colours than these."""
+    if icc is None or (colour_space(icc) == GREY) != picture.grey or not is_usable(icc):
+        return picture.pixels, None, None
+    return *to_srgb(picture.pixels, icc), icc
 
 
 def _grey_samples(image: Image.Image) -> NDArray[np.uint16]:
@@ -144,53 +165,13 @@ def _to_eight_bit(image: Image.Image) -> tuple[Image.Image, bool]:
         return image.convert("LA" if clear else "L"), False
     if image.mode in ("RGB", "RGBA", "RGBa", "RGBX", "P", "PA", "YCbCr", "HSV"):
         return image.convert("RGBA" if clear else "RGB"), False
-    if image.mode == "CMYK":
-        profile = image.info.get("icc_profile")
+    if image.mode in ("CMYK", "LAB"):
+        profile = image.info.get("icc_profile") if image.mode == "CMYK" else lab_profile()
         try:
-            if profile:
-                source, target = ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB")
-                converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
-                return cast(Image.Image, converted), True
+            return (convert_by_profile(image, profile) if profile else image.convert("RGB")), True
         except (ImageCms.PyCMSError, OSError, ImportError):  # a damaged profile, or Pillow built without LittleCMS
             return image.convert("RGB"), True
-        return image.convert("RGB"), True
     raise ValueError(f"mode {image.mode} is not supported")
-
-
-def _read_exif(image: Image.Image) -> tuple[bytes | None, int]:
-    """The EXIF block without orientation and (of a TIFF) without the file's layout, and the orientation, 1 to 8."""
-    try:
-        found, tags = image.getexif(), Image.Exif()
-        tags.load(found.tobytes())
-        orientation = found.get(ORIENTATION, 1)
-        if ORIENTATION in tags:
-            tags[ORIENTATION] = 1
-        if image.format == "TIFF":
-            for tag in LAYOUT_TAGS & set(tags):
-                del tags[tag]
-        return (tags.tobytes() if len(tags) else None), orientation if orientation in range(1, 9) else 1
-    except DECODE_ERRORS:  # a damaged block is no reason to refuse the picture
-        return None, 1
-
-
-def resized_exif(exif: bytes | None, size: Size) -> bytes | None:
-    """The block with the picture's dimensions, where it states them, set to `size`."""
-    if exif is None:
-        return None
-    tags = Image.Exif()
-    tags.load(exif)
-    photo = tags.get_ifd(EXIF_IFD)
-    if EXIF_WIDTH in photo and EXIF_HEIGHT in photo:
-        photo[EXIF_WIDTH], photo[EXIF_HEIGHT] = size.width, size.height
-    return tags.tobytes()
-
-
-def _read_dpi(image: Image.Image) -> tuple[float, float] | None:
-    try:
-        horizontal, vertical = (float(value) for value in image.info["dpi"])
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        return None
-    return (horizontal, vertical) if 1 < horizontal < 1e5 and 1 < vertical < 1e5 else None
 
 
 def _upright(plane: Tensor, orientation: int) -> Tensor:

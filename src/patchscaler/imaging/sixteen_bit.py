@@ -7,13 +7,14 @@ import re
 import struct
 import sys
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.ImageFile import ImageFile
+from PIL.PngImagePlugin import PngInfo
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 ROWS_PER_STRIP = 64
@@ -40,7 +41,7 @@ def read_samples(image: ImageFile, reopen: Callable[[], ImageFile]) -> NDArray[n
     tags = getattr(image, "tag_v2", {})
     if tags.get(PLANAR) == 2 and max(tags.get(BITS, (8,))) > 8:
         raise ValueError("16-bit colour in separate planes is not supported, save it interleaved")
-    match = re.fullmatch(r"(LA|RGB|RGBX|RGBA);16([BLN])", _rawmode(image))
+    match = re.fullmatch(r"(LA|RGB|RGBX|RGBA|RGBa);16([BLN])", _rawmode(image))
     if match is None:
         return None
     layout, order = match.groups()
@@ -48,11 +49,17 @@ def read_samples(image: ImageFile, reopen: Callable[[], ImageFile]) -> NDArray[n
         _set_rawmode(image, "RGBA")
         return np.ascontiguousarray(np.asarray(image)).view(">u2").astype(np.uint16)
     # Pillow keeps the high byte of each sample. Told the wrong byte order it keeps the low byte: two passes give both.
+    straight = layout.replace("a", "A")  # premultiplied samples as they are: Pillow would divide the high bytes alone
     little = order == "L" or (order == "N" and sys.byteorder == "little")
     with reopen() as twin:
-        _set_rawmode(twin, f"{layout};16{'B' if little else 'L'}")
+        _set_rawmode(twin, f"{straight};16{'B' if little else 'L'}")
         low = np.asarray(twin)
-    return np.left_shift(np.asarray(image), 8, dtype=np.uint16) | low
+    _set_rawmode(image, f"{straight};16{order}")
+    samples = np.left_shift(np.asarray(image), 8, dtype=np.uint16) | low
+    if layout == "RGBa":
+        alpha = np.maximum(samples[:, :, 3:], 1) / np.float32(65535)
+        samples[:, :, :3] = np.minimum(np.round(samples[:, :, :3] / alpha), 65535)
+    return samples
 
 
 def _rawmode(image: ImageFile) -> str:
@@ -76,8 +83,9 @@ def write_png16(
     exif: bytes | None = None,
     icc_profile: bytes | None = None,
     dpi: tuple[float, float] | None = None,
+    info: PngInfo | None = None,
 ) -> None:
-    """Write (H,W,C) uint16 `samples` as a PNG (ISO/IEC 15948), strip by strip."""
+    """Write (H,W,C) uint16 `samples` as a PNG (ISO/IEC 15948), strip by strip; `info`: further chunks."""
     height, width, channels = samples.shape
     colour_type = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
 
@@ -92,6 +100,8 @@ def write_png16(
         chunk(b"pHYs", struct.pack(">IIB", round(dpi[0] / INCH), round(dpi[1] / INCH), 1))
     if exif:
         chunk(b"eXIf", exif.removeprefix(b"Exif\0\0"))
+    for name, data, *_ in info.chunks if info else ():
+        chunk(name, data)
     deflate = zlib.compressobj()
     above = np.zeros((1, width * channels * 2), np.uint8)
     for top in range(0, height, ROWS_PER_STRIP):
@@ -110,8 +120,9 @@ def write_tiff(
     exif: bytes | None = None,
     icc_profile: bytes | None = None,
     dpi: tuple[float, float] | None = None,
+    tags: Mapping[int, bytes] | None = None,
 ) -> None:
-    """Write (H,W,C) `samples` as a TIFF 6.0 with deflate and horizontal differences; up to 4 GiB.
+    """Write (H,W,C) `samples` as a TIFF 6.0 with deflate and horizontal differences; up to 4 GiB. `tags`: further ones.
 
     8 bits come here too, because Pillow loses the EXIF directory of compressed TIFFs.
     """
@@ -142,6 +153,9 @@ def write_tiff(
     if icc_profile:
         directory.tagtype[ICC] = 7  # UNDEFINED
         directory[ICC] = icc_profile
+    for tag, block in (tags or {}).items():
+        directory.tagtype[tag] = 7
+        directory[tag] = block
     directory.save(file)  # moves the strip offsets behind itself
     file.writelines(strips)
 

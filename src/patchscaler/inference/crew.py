@@ -26,6 +26,7 @@ class Work(NamedTuple):
     costs, sizes  patch-steps and patches of every set, those that are done too
     hardest       sets with patches of the hardest group
     load, keep    fetch a set, and put away its refined patches
+    on_clean      called while a set is sampled in this process with its number, places in it and their clean latents
     """
 
     todo: Sequence[int]
@@ -34,6 +35,7 @@ class Work(NamedTuple):
     hardest: frozenset[int]
     load: Callable[[int], PatchSet]
     keep: Callable[[int, Tensor], None]
+    on_clean: Callable[[int, Tensor, Tensor], None] | None = None
 
 
 class Crew:
@@ -94,6 +96,7 @@ class Crew:
     ) -> None:
         steps = sum(work.costs) - sum(work.costs[number] for number in todo)
         prompted = sum(work.sizes) - sum(work.sizes[number] for number in todo)
+        on_clean = work.on_clean
         for number in todo:
             refined = self.refiner(
                 work.load(number),
@@ -101,6 +104,7 @@ class Crew:
                 report.stage,
                 lambda done, before=prompted: notify(Progress("prompt", before + done, sum(work.sizes))),
                 lambda done, before=steps: notify(Progress("sample", before + done, sum(work.costs))),
+                on_clean and (lambda index, latents, number=number: on_clean(number, index, latents)),
             )
             work.keep(number, refined)
             steps, prompted = steps + work.costs[number], prompted + work.sizes[number]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from patchscaler.diffusion.noise import place_noise
-from patchscaler.diffusion.pgs import GroupConfig, sample
+from patchscaler.diffusion.pgs import GroupConfig, clean_latents, sample
 from patchscaler.inference.parts import Parts
 from patchscaler.inference.settings import Settings
 from patchscaler.models.folded_dit import FoldedDiT
@@ -48,12 +48,14 @@ class Refiner:
         stage: Stage = lambda name: nullcontext(),
         on_prompt: Callable[[int], None] = lambda done: None,
         on_step: Callable[[int], None] = lambda done: None,
+        on_clean: Callable[[Tensor, Tensor], None] | None = None,
     ) -> Tensor:
         """Refined patches (n,c,V,V) float32 on the CPU.
 
         stage      called as stage("prompt") and stage("sample") around the two
         on_prompt  called with the patches prompted so far
         on_step    called with the patch-steps done so far
+        on_clean   called after each batch with the places in the set (b,) and their clean latents (b,c,V,V)
         """
         device = self.parts.device
         coarse, error, groups = (part.to(device) for part in (patches.coarse, patches.error, patches.groups))
@@ -63,12 +65,17 @@ class Refiner:
             with stage("prompt"):
                 texture = self._prompt(coarse, settings.batch_size, on_prompt)
 
+        alphas, kind = self.parts.alphas.to(device), self.parts.patch_dit.config["prediction_type"]
+
         def denoise(x_t: Tensor, t: Tensor, index: Tensor) -> Tensor:
             parts = [
                 self._denoiser(x_t[own], step, coarse[rows], error[rows], texture and _of(texture, rows))
                 for own, rows, step in _runs(t, index)
             ]
-            return parts[0] if len(parts) == 1 else torch.cat(parts)
+            prediction = parts[0] if len(parts) == 1 else torch.cat(parts)
+            if on_clean:
+                on_clean(index, clean_latents(x_t, prediction.float(), alphas[t], kind))
+            return prediction
 
         with stage("sample"):
             return sample(
@@ -76,9 +83,9 @@ class Refiner:
                 groups,
                 noise,
                 denoise,
-                self.parts.alphas.to(device),
+                alphas,
                 settings.groups,
-                prediction_type=self.parts.patch_dit.config["prediction_type"],
+                prediction_type=kind,
                 batch_size=settings.batch_size,
                 on_step=lambda done, _: on_step(done),
             ).cpu()

@@ -6,7 +6,7 @@ the same way with one piece per stage.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -21,11 +21,12 @@ from patchscaler.inference.bands import Finisher
 from patchscaler.inference.canvas import Canvas
 from patchscaler.inference.crew import Crew, Work
 from patchscaler.inference.parts import SCALE, STRIDE, Parts
+from patchscaler.inference.previews import Previews
 from patchscaler.inference.sampling import PatchSet, by_cost
 from patchscaler.inference.settings import Settings
 from patchscaler.inference.shelf import Shelf
 from patchscaler.models.restorer import confidence_from
-from patchscaler.report import Progress, ProgressCallback, Report
+from patchscaler.report import PreviewCallback, Progress, ProgressCallback, Report
 
 # Latents, halo included, restored at once: about 0.7 GiB with the `tiny` restorer.
 RESTORE_AREA = 180_000
@@ -60,6 +61,7 @@ def enlarge(
     shelf: Shelf | None = None,
     notify: ProgressCallback = lambda progress: None,
     adjust: Adjust = lambda settings, groups: settings,
+    on_preview: PreviewCallback | None = None,
 ) -> Way:
     """Enlarges `picture` x4 onto `canvas`.
 
@@ -67,6 +69,9 @@ def enlarge(
     report  is filled
     shelf   of intermediate results; None: in memory
     adjust  called with the settings and the patches' groups before sampling; returns the settings to go on with
+
+    on_preview  called with a Preview after the restoration and after every batch of patch-steps; with worker processes,
+                after every set of patches
     """
     shelf, parts = shelf or Shelf(), crew.parts
     pixels = picture.pixels.to(parts.device)
@@ -90,9 +95,17 @@ def enlarge(
     report.patch_steps = counts.pop("patch_steps")
     report.patches, report.steps = counts, dict(zip(settings.groups.names, settings.steps, strict=True))
 
+    rows, boxes = groups.reshape(len(grid.rows), len(grid.cols)), _boxes(grid, Size(*report.output_size))
+    previews = None
+    if on_preview:
+        clean: dict[int, Tensor] = {}
+        plain = replace(picture, alpha=None)
+        drawer = Finisher(parts, plain, pixels, grid, latent_size, plane.coarse_patch, clean.get)
+        previews = Previews(on_preview, drawer, clean, Size(*report.output_size), rows, boxes)
+
     # 3. Texture prompt and sampling, set by set.
     refined = _Refined(shelf, order, len(groups), (plane.channels, parts.patch, parts.patch))
-    _refine(crew, plane, grid, groups, refined, settings, report, notify)
+    _refine(crew, plane, grid, groups, refined, settings, report, notify, previews)
 
     # 4. Blend, decode and colour fix, band by band.
     finisher = Finisher(parts, picture, pixels, grid, latent_size, plane.coarse_patch, refined.get)
@@ -101,8 +114,8 @@ def enlarge(
     confidence = confidence_from(plane.error(), parts.restorer.eta)[..., : latent_size.height, : latent_size.width]
     return Way(
         confidence=confidence,
-        groups=groups.reshape(len(grid.rows), len(grid.cols)),
-        patch_boxes=_boxes(grid, Size(*report.output_size)),
+        groups=rows,
+        patch_boxes=boxes,
         settings=settings,
     )
 
@@ -190,6 +203,7 @@ def _refine(
     settings: Settings,
     report: Report,
     notify: ProgressCallback,
+    previews: Previews | None,
 ) -> None:
     """Prompt and sample all patches that have steps, in sets, those with most steps first."""
     shelf, order = plane.shelf, refined.order
@@ -206,10 +220,25 @@ def _refine(
         error = torch.stack([plane.error_patch(top, left, grid.patch) for top, left in corners])
         return PatchSet(number, places[chosen], groups[chosen], coarse, error)
 
+    followed: set[int] = set()  # whose previews come batch by batch
+
+    def on_clean(number: int, index: Tensor, latents: Tensor) -> None:
+        assert previews
+        followed.add(number)
+        previews.show(sets[number][index.cpu()].tolist(), latents)
+
     def keep(number: int, values: Tensor) -> None:
         refined.write(number * size, values)
         done.add(number)
         shelf.note(sampled=sorted(done))
+        if previews and number not in followed:
+            previews.show(sets[number].tolist(), values)
+
+    if previews:
+        for patch in (patch for number in done for patch in sets[number].tolist()):  # of an earlier run
+            if (latents := refined.get(patch)) is not None:
+                previews.clean[patch] = latents
+        previews.show()
 
     hardest = len(settings.steps) - 1
     work = Work(
@@ -219,6 +248,7 @@ def _refine(
         hardest=frozenset(number for number, chosen in enumerate(sets) if bool((groups[chosen] == hardest).any())),
         load=load,
         keep=keep,
+        on_clean=on_clean if previews else None,
     )
     crew.refine(work, settings, report, notify)
 

@@ -25,7 +25,9 @@ def load_frozen(cls: type[ModelMixin], folder: str) -> Any:
     """The trained `cls` in `folder`, frozen; WeightsError when it isn't there."""
     if not (Path(folder) / "config.json").exists():
         raise WeightsError(f"{folder}: no {cls.__name__} here; make it first (docs/training.md) or name its folder")
-    network: Any = cls.from_pretrained(folder)
+    # Bundled weights are half precision, and diffusers keeps that: as training parameters they would lose every small
+    # step, and processors compute them at a crawl.
+    network: Any = cls.from_pretrained(folder).float()
     return network.eval().requires_grad_(False)
 
 

@@ -1,7 +1,8 @@
-"""A cache of latents: what the frozen autoencoder and restorer make of degraded crops, so that it is computed once.
+"""A cache of coarse latents: what the frozen restorer makes of degraded crops, so that it is computed once.
 
-One sample is (HR latents x0, coarse latents y0, log error) of a crop, float16, in memory-mapped files. It is built by
-the first run that needs it, in order, and continued when it was interrupted; sample `index` is the pair dataset's.
+One sample is (HR pixels, coarse latents y0, log error) of a crop, 8-bit and float16, in memory-mapped files. The pixels
+are kept rather than their latents: the truth of a loss in pixels, and smaller. The cache is built by the first run that
+needs it, in order, and continued when it was interrupted; sample `index` is the pair dataset's.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from patchscaler.data.pairs import PairDataset, PairSettings
 from patchscaler.data.pictures import PictureSet
 from patchscaler.errors import ConfigError
-from patchscaler.models.autoencoder import DctAutoencoder
+from patchscaler.models.autoencoder import STRIDE, DctAutoencoder
 from patchscaler.models.restorer import ConvRestorer
 from patchscaler.training.common import one_thread
 
@@ -28,16 +29,18 @@ _CHUNK = 16
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """folder: where the files lie; count: crops; seed: of the crops and their degradation; workers: as in [run]."""
+    """folder: where the files lie; count: crops; seed: of the crops and their degradation; workers, precision: as in
+    [run]."""
 
     folder: str = "cache/latents"
     count: int = 20_000
     seed: int = 1
     workers: int = 1
+    precision: str = "bf16"
 
 
 class LatentCache:
-    """Arrays `hr` and `coarse` (count,c,h,w) and `log_error` (count,1,h,w), float16, h = crop/8."""
+    """Arrays `pixels` (count,3,8h,8w) uint8, `coarse` (count,c,h,w) and `log_error` (count,1,h,w) float16."""
 
     def __init__(
         self,
@@ -51,16 +54,16 @@ class LatentCache:
         dataset = PairDataset(pictures, pairs, settings.seed)
         self.folder = Path(settings.folder) / _fingerprint(settings, dataset, autoencoder, restorer)
         self.folder.mkdir(parents=True, exist_ok=True)
-        shapes = {"hr": channels, "coarse": channels, "log_error": 1}
+        count = settings.count
         self.arrays = {
-            name: _open(self.folder / f"{name}.f16", (settings.count, c, side, side)) for name, c in shapes.items()
+            "pixels": _open(self.folder / "pixels.u8", (count, 3, pairs.crop, pairs.crop)),
+            "coarse": _open(self.folder / "coarse.f16", (count, channels, side, side)),
+            "log_error": _open(self.folder / "log_error.f16", (count, 1, side, side)),
         }
         self.count, self.side = settings.count, side
-        self._fill(settings, dataset, autoencoder, restorer)
+        self._fill(settings, dataset, restorer)
 
-    def _fill(
-        self, settings: CacheSettings, dataset: Dataset, autoencoder: DctAutoencoder, restorer: ConvRestorer
-    ) -> None:
+    def _fill(self, settings: CacheSettings, dataset: Dataset, restorer: ConvRestorer) -> None:
         marker = self.folder / "done.json"
         done = json.loads(marker.read_text())["done"] if marker.exists() else 0
         if done >= self.count:
@@ -74,10 +77,10 @@ class LatentCache:
         )
         for batch in loader:
             size = len(batch["hr"])
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
                 restored = restorer(batch["lr"].contiguous(memory_format=torch.channels_last))
-            made = {"hr": autoencoder.encode(batch["hr"]), "coarse": restored.latents, "log_error": restored.log_error}
-            for name, values in made.items():
+            self.arrays["pixels"][done : done + size] = (batch["hr"] * 255).round().byte().numpy()
+            for name, values in {"coarse": restored.latents, "log_error": restored.log_error}.items():
                 self.arrays[name][done : done + size] = values.clamp(-6e4, 6e4).numpy().astype(np.float16)
             done += size
             if done % (_CHUNK * 50) == 0 or done == self.count:
@@ -89,15 +92,18 @@ class LatentCache:
                 print(f"latent cache: {done} of {self.count} crops", file=sys.stderr, flush=True)
 
     def patches(self, index: int, top: int, left: int, patch: int) -> dict[str, Tensor]:
-        """The patch at (top,left) of crop `index` as float32 tensors."""
-        return {
-            name: torch.from_numpy(array[index, :, top : top + patch, left : left + patch].astype(np.float32))
-            for name, array in self.arrays.items()
-        }
+        """The patch at latent (top,left) of crop `index` as float32 tensors, pixels in [0,1]."""
+        found = {}
+        for name, array in self.arrays.items():
+            scale = STRIDE if name == "pixels" else 1
+            rows, cols = (slice(scale * start, scale * (start + patch)) for start in (top, left))
+            found[name] = torch.from_numpy(array[index, :, rows, cols].astype(np.float32))
+        found["pixels"] /= 255
+        return found
 
 
 class PatchDataset(Dataset):
-    """Sample `index` -> {"hr", "coarse": (c,V,V), "log_error": (1,V,V)}: a random patch of a random cached crop.
+    """Sample `index` -> {"pixels": (3,8V,8V), "coarse": (c,V,V), "log_error": (1,V,V)}: random patch, random crop.
 
     hard_share: this share of samples is the harder (by log error) of two places in the crop, the rest is drawn evenly.
     """
@@ -121,7 +127,8 @@ class PatchDataset(Dataset):
 
 
 def _open(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    return np.memmap(path, dtype=np.float16, mode="r+" if path.exists() else "w+", shape=shape)
+    dtype = np.uint8 if path.suffix == ".u8" else np.float16
+    return np.memmap(path, dtype=dtype, mode="r+" if path.exists() else "w+", shape=shape)
 
 
 def _fingerprint(
@@ -129,7 +136,7 @@ def _fingerprint(
 ) -> str:
     """Changes with whatever the cached values depend on."""
     latents = [autoencoder.config[key] for key in ("luma", "chroma", "latents_mean", "latents_std")]
-    cached = [settings.seed, dataset.pool.identity, asdict(dataset.settings), latents]
+    cached = ["pixels", settings.seed, settings.precision, dataset.pool.identity, asdict(dataset.settings), latents]
     digest = hashlib.sha256(json.dumps(cached, sort_keys=True).encode())
     for tensor in restorer.state_dict().values():
         digest.update(tensor.float().numpy().tobytes())

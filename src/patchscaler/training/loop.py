@@ -45,7 +45,11 @@ _FREE = {
 
 @runtime_checkable
 class Task(Protocol):
-    """What a part brings to the loop."""
+    """What a part brings to the loop.
+
+    A task with more state than the trained parameters (a discriminator and its optimiser, say) lists it, as objects
+    with `state_dict` and `load_state_dict`, in an attribute `checkpointed`.
+    """
 
     network: nn.Module  # the trained parameters, all of them and no others
 
@@ -129,7 +133,7 @@ def train(task: Task, run: RunSettings, settings: Any, dry_run: bool = False) ->
     progress = Progress()
     ema = EMAModel(task.network.parameters(), decay=run.ema_decay, use_ema_warmup=True, power=0.75)
     network, optimizer = accelerator.prepare(task.network, optimizer)
-    accelerator.register_for_checkpointing(progress, ema)
+    accelerator.register_for_checkpointing(progress, ema, *getattr(task, "checkpointed", ()))
     checkpoint = folder / "checkpoint"
     if accelerator.is_main_process:
         _finish_checkpoint(checkpoint)

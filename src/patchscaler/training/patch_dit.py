@@ -18,18 +18,16 @@ from torch.utils.data import Dataset
 
 from patchscaler.data.pairs import PairSettings, validation_pairs
 from patchscaler.data.pictures import PictureSet, picture_files
-from patchscaler.diffusion.noise import place_noise
-from patchscaler.diffusion.pgs import GroupConfig, assign_groups, sample
+from patchscaler.diffusion.pgs import GroupConfig
 from patchscaler.diffusion.schedule import TRAIN_STEPS, make_scheduler
 from patchscaler.imaging.fidelity import psnr_y
-from patchscaler.imaging.geometry import Size
-from patchscaler.imaging.tiles import PatchGrid, merge, pad_to_patch, raised_cosine_window, split
-from patchscaler.models.patch_dit import PatchDiT, TextureCache
-from patchscaler.models.restorer import ConvRestorer, confidence_from
+from patchscaler.models.patch_dit import PatchDiT
+from patchscaler.models.restorer import ConvRestorer
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
 from patchscaler.training.common import load_autoencoder, load_frozen, sheet
 from patchscaler.training.latents import CacheSettings, LatentCache, PatchDataset
 from patchscaler.training.perceptual import PerceptualLoss
+from patchscaler.training.sampling import sample_picture, texture_prompt
 from patchscaler.training.settings import RunSettings
 
 
@@ -117,16 +115,11 @@ class PatchDiTTask:
         cache = LatentCache(settings.cache, settings.pictures, settings.pairs, self.autoencoder, self.restorer)
         return PatchDataset(cache, self.patch, settings.run.seed, settings.hard_share)
 
-    def _prompt(self, coarse: Tensor) -> tuple[Tensor, Tensor]:
-        """Algorithm 1: textures (n,K,c,V,V) and similarities (n,K) for coarse patches."""
-        top_k = self.network.encoder.config["top_k"]
-        found = self.memory.retrieve(self.classifier(coarse), top_k)
-        return self.memory.read(found.places), found.similarities
-
     def loss(
         self, network: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        settings, hr, coarse = self.settings, batch["hr"], batch["coarse"]
+        settings, coarse = self.settings, batch["coarse"]
+        hr = self.autoencoder.encode(batch["pixels"])
         count = len(hr)
         t = torch.randint(TRAIN_STEPS, (count,), generator=generator).to(hr.device)
         noise = torch.randn(hr.shape, generator=generator).to(hr.device)
@@ -138,7 +131,7 @@ class PatchDiTTask:
         prompt: tuple[Tensor | None, Tensor | None] = (None, None)
         if float(torch.rand((), generator=generator)) >= settings.prompt_dropout:
             with torch.no_grad():
-                prompt = self._prompt(coarse)
+                prompt = texture_prompt(self.classifier, self.memory, coarse, self.network.encoder.config["top_k"])
         prediction = network(x_t, t, coarse, batch["log_error"], *prompt)
         x0, target = self._clean_and_target(prediction, x_t, hr, noise, alpha)
         error = (prediction - target).square().mean(dim=(1, 2, 3))
@@ -186,7 +179,16 @@ class PatchDiTTask:
         rows = []
         for number, pair in enumerate(self._pairs):
             restored = self.restorer(pair["lr"])
-            sampled = self._sample(restored.latents, restored.log_error, number)
+            sampled = sample_picture(
+                self.network.patch_dit,
+                self.network.encoder,
+                self.classifier,
+                self.memory,
+                restored,
+                self.restorer.eta,
+                GroupConfig(),
+                seed=number,
+            )
             results = {"coarse": restored.latents, "sampled": sampled}
             row = []
             for name, latents in results.items():
@@ -199,25 +201,6 @@ class PatchDiTTask:
                     sums[f"{figure}_{name}"] = sums.get(f"{figure}_{name}", 0.0) + value / len(self._pairs)
             rows.append([*row, pair["hr"]])
         return sums, sheet(rows)
-
-    def _sample(self, coarse: Tensor, log_error: Tensor, seed: int) -> Tensor:
-        """The whole of PGS on one picture's latents, as at inference."""
-        height, width = coarse.shape[-2:]
-        coarse, log_error = pad_to_patch(coarse, self.patch), pad_to_patch(log_error, self.patch)
-        grid = PatchGrid(Size(*coarse.shape[-2:]), self.patch, self.patch - 4)
-        patches, errors = split(coarse, grid), split(log_error, grid)
-        noise = split(place_noise(seed, coarse.shape[1], 0, 0, *coarse.shape[-2:]), grid)
-        config = GroupConfig()
-        groups = assign_groups(confidence_from(errors, self.restorer.eta).mean(dim=(1, 2, 3)), config.gammas)
-        denoiser = self.network.patch_dit
-        texture = denoiser.texture_cache(self.network.encoder(*self._prompt(patches)))
-
-        def denoise(x_t: Tensor, t: Tensor, index: Tensor) -> Tensor:
-            chosen = TextureCache(texture.keys[index], texture.values[index])
-            return denoiser(x_t, t, patches[index], errors[index], chosen)
-
-        result = sample(patches, groups, noise, denoise, self.alphas, config, prediction_type=self.prediction_type)
-        return merge(result, grid, raised_cosine_window(self.patch, 4))[..., :height, :width]
 
     def export(self, folder: Path) -> None:
         self.network.patch_dit.save_pretrained(folder / "patch_dit")

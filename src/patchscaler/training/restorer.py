@@ -12,9 +12,10 @@ from torch.utils.data import Dataset
 
 from patchscaler.data.pairs import PairDataset, PairSettings, validation_pairs
 from patchscaler.data.pictures import PictureSet, picture_files
+from patchscaler.errors import ConfigError
 from patchscaler.imaging.fidelity import psnr_y
 from patchscaler.models.restorer import ConvRestorer, bicubic_skip, restoration_loss
-from patchscaler.training.common import load_autoencoder, sheet
+from patchscaler.training.common import load_autoencoder, load_frozen, sheet
 from patchscaler.training.settings import RunSettings
 
 
@@ -26,6 +27,7 @@ class RestorerSettings:
     model              ConvRestorer's config
     uncertainty_weight lambda of Eq. 1
     pixel_weight       of the L1 distance in pixels (inverse DCT alone): normalised latents count every frequency alike
+    warm_start         folder of a restorer to begin from instead of from bicubic interpolation
     validation         folder of validation pictures; validation_count of them are used
     """
 
@@ -37,6 +39,7 @@ class RestorerSettings:
     pairs: PairSettings = field(default_factory=PairSettings)
     uncertainty_weight: float = 0.5
     pixel_weight: float = 10.0
+    warm_start: str | None = None
     validation_count: int = 12
 
 
@@ -46,11 +49,16 @@ class RestorerTask:
         picture_files(Path(settings.validation))  # a missing folder fails now, not at the first validation
         self.autoencoder = load_autoencoder(settings.autoencoder)
         torch.manual_seed(settings.run.seed)
-        restorer = ConvRestorer(latent_channels=self.autoencoder.latent_channels, **settings.model)
-        weight, bias = bicubic_skip(self.autoencoder.encode, self.autoencoder.latent_channels)
-        restorer.skip.weight.data.copy_(weight)
-        assert restorer.skip.bias is not None
-        restorer.skip.bias.data.copy_(bias)
+        if settings.warm_start is None:
+            restorer = ConvRestorer(latent_channels=self.autoencoder.latent_channels, **settings.model)
+            weight, bias = bicubic_skip(self.autoencoder.encode, self.autoencoder.latent_channels)
+            restorer.skip.weight.data.copy_(weight)
+            assert restorer.skip.bias is not None
+            restorer.skip.bias.data.copy_(bias)
+        else:
+            if settings.model:
+                raise ConfigError("warm_start brings its own model settings; leave [model] out")
+            restorer = load_frozen(ConvRestorer, settings.warm_start).requires_grad_(True).train()
         self.network: nn.Module = restorer.to(memory_format=torch.channels_last)
         self._pairs: list[dict[str, Tensor]] | None = None
 

@@ -1,0 +1,280 @@
+"""Which pictures a call means, what their results are called, and what is done where these exist already."""
+
+import itertools
+import os
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import Enum
+from pathlib import Path
+from typing import NamedTuple
+
+from patchscaler.errors import ConfigError, ImageReadError, ImageWriteError
+
+FORMAT_SUFFIXES = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tif": ".tif"}
+DEFAULT_NAME = "{stem}_{size}"
+
+
+class Existing(str, Enum):
+    """What to do where a result exists."""
+
+    skip = "skip"
+    overwrite = "overwrite"
+    rename = "rename"
+    refuse = "refuse"
+
+
+class Frames(str, Enum):
+    """What to do with animations and files of several pages."""
+
+    refuse = "refuse"
+    first = "first"
+    each = "each"
+
+
+class FileFormat(str, Enum):
+    """Of results whose name we choose; `same`: the input's, or PNG where that cannot be written."""
+
+    png = "png"
+    jpg = "jpg"
+    webp = "webp"
+    tif = "tif"
+    same = "same"
+
+
+class Source(NamedTuple):
+    """A picture: its file, the folder of the call in which it was found (None: named itself), and which frame of it."""
+
+    path: Path
+    folder: Path | None = None
+    frame: int | None = None
+
+    @property
+    def subfolder(self) -> Path:
+        return Path() if self.folder is None else self.path.relative_to(self.folder).parent
+
+    def __str__(self) -> str:
+        return str(self.path) if self.frame is None else f"{self.path} (frame {self.frame})"
+
+
+class Target(NamedTuple):
+    """What -o, --qmap or --report names: one file, or a folder with a file for each picture."""
+
+    path: Path
+    is_folder: bool
+
+    def file(self, source: Source, name: str) -> Path:
+        return self.path / source.subfolder / name if self.is_folder else self.path
+
+
+class Targets(NamedTuple):
+    """None: no such file, but of results, which then lie beside their pictures."""
+
+    result: Target | None = None
+    qmap: Target | None = None
+    report: Target | None = None
+
+    @property
+    def folders(self) -> list[Path]:
+        return [wanted.path for wanted in self if wanted is not None and wanted.is_folder]
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How results are called: `template` with the fields stem, ext, size, model, seed, frame; raises ConfigError."""
+
+    template: str
+    size: str
+    model: str
+    seed: int
+    file_format: FileFormat = FileFormat.png
+
+    def __post_init__(self) -> None:
+        example = self.stem(Source(Path("picture.png"), frame=0))
+        if not example or example.startswith(".") or set(example) & set('/\\\0<>:"|?*'):
+            raise ConfigError(f"--name {self.template}: makes {example!r}, which is no file name; use other characters")
+
+    def stem(self, source: Source) -> str:
+        number = "" if source.frame is None else f"{source.frame + 1:04d}"
+        fields = {
+            "stem": source.path.stem,
+            "ext": source.path.suffix[1:],
+            "size": self.size,
+            "model": Path(self.model).name,
+            "seed": self.seed,
+            "frame": number,
+        }
+        try:
+            used = {field for _, field, _, _ in string.Formatter().parse(self.template) if field is not None}
+            if not used <= set(fields):
+                raise KeyError(*(used - set(fields)))
+            name = self.template.format(**fields)
+        except (KeyError, ValueError, IndexError) as error:
+            known = ", ".join(f"{{{field}}}" for field in fields)
+            raise ConfigError(f"--name {self.template}: cannot be filled in ({error}); use {known}") from None
+        return f"{name}_{number}" if number and "frame" not in used else name
+
+    def suffix(self, source: Source) -> str:
+        from patchscaler.imaging.files import FORMATS
+
+        if self.file_format is FileFormat.same:
+            own = source.path.suffix.lower()
+            return own if own in FORMATS else ".png"
+        return FORMAT_SUFFIXES[self.file_format.value]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture and the files to be made of it."""
+
+    source: Source
+    result: Path
+    qmap: Path | None
+    report: Path | None
+
+    @property
+    def outputs(self) -> list[Path]:
+        return [path for path in (self.result, self.qmap, self.report) if path is not None]
+
+
+def size_label(scale: float | None, width: int | None, height: int | None, max_side: int | None) -> str:
+    """What {size} stands for: "x4", "x1.5", "w1920", "w1920_h1080", "max4000"."""
+    sides = (("w", width), ("h", height), ("max", max_side))
+    return "_".join(f"{letter}{side}" for letter, side in sides if side is not None) or f"x{scale or 4:g}"
+
+
+def target(option: str, given: str | None, several: bool) -> Target | None:
+    """What an option names, folders made; raises ConfigError for a file where a folder is needed or of no format."""
+    from patchscaler.imaging.files import FORMATS
+
+    if given is None:
+        return None
+    path, suffixes = Path(given), (".json",) if option == "--report" else tuple(FORMATS)
+    if os.path.isdir(path) or given.endswith(("/", os.sep)) or (several and not path.suffix):
+        return Target(path, is_folder=True)
+    if several:
+        raise ConfigError(f"{option} {given}: several pictures need a folder; name one, with a '/' at its end")
+    if path.suffix.lower() not in suffixes:
+        raise ConfigError(f"{option} {given}: end the name with one of {', '.join(suffixes)}, or a folder's with '/'")
+    return Target(path, is_folder=False)
+
+
+def make_folders(job: Job, targets: Targets) -> None:
+    """The folders that a job's files need, at or below those named in the call; raises ImageWriteError."""
+    for path in job.outputs:
+        if any(path.is_relative_to(root) for root in targets.folders):
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                reason = f"{path.parent}: cannot be made a folder ({error.strerror}); name another one"
+                raise ImageWriteError(reason) from error
+
+
+def find_sources(inputs: Sequence[Path], recursive: bool, frames: Frames) -> tuple[list[Source], list[str]]:
+    """The pictures of all inputs, none twice, and a complaint for each input that has none or is missing."""
+    from patchscaler.imaging.files import find_pictures
+
+    found: dict[Path, Source] = {}
+    complaints: list[str] = []
+    for path in inputs:
+        try:
+            folder = path if path.is_dir() else None
+            for file in find_pictures([path], recursive):
+                found.setdefault(file, Source(file, folder))
+        except ImageReadError as error:
+            complaints.append(str(error))
+        except OSError as error:  # a folder in its way may not be entered, a name is too long
+            complaints.append(f"{path}: {error.strerror}; check the path and its permissions")
+    sources = (
+        found.values() if frames is Frames.refuse else (part for s in found.values() for part in _split(s, frames))
+    )
+    return list(sources), complaints
+
+
+def _split(source: Source, frames: Frames) -> list[Source]:
+    """The wanted frames of a file; a file that cannot be read stays whole, and is complained of when its turn comes."""
+    from patchscaler.imaging.files import find_frames
+
+    try:
+        numbers = find_frames(source.path)
+    except (ImageReadError, OSError):
+        return [source]
+    if len(numbers) < 2:
+        return [source]
+    if frames is Frames.first:
+        return [source._replace(frame=numbers[0])]
+    return [source._replace(frame=number) for number in numbers]
+
+
+def plan_jobs(sources: Sequence[Source], targets: Targets, naming: Naming) -> list[Job]:
+    """What is written where. Results of earlier calls, found in a folder of the call, are no sources.
+
+    Raises ConfigError if an input or another result would be overwritten.
+    """
+    jobs = [
+        _plan(source, targets, naming)
+        for source in sources
+        if source.folder is None or not any(_lies_in(source, folder) for folder in targets.folders)
+    ]
+    results = {os.path.realpath(path) for job in jobs for path in job.outputs}
+    jobs = [job for job in jobs if job.source.folder is None or os.path.realpath(job.source.path) not in results]
+
+    inputs = {os.path.realpath(job.source.path) for job in jobs}
+    makers: dict[str, Source] = {}
+    for job in jobs:
+        for path in job.outputs:
+            place = os.path.realpath(path)
+            if place in inputs:
+                raise ConfigError(f"{path}: is an input and would be overwritten; choose another folder or name")
+            if place in makers:
+                pair = f"{makers[place]} and for {job.source}"
+                cure = "rename one, use two calls, or --name '{stem}_{ext}_{size}'"
+                raise ConfigError(f"{path}: would be written twice, for {pair}; {cure}")
+            makers[place] = job.source
+    return jobs
+
+
+def _plan(source: Source, targets: Targets, naming: Naming) -> Job:
+    name = naming.stem(source) + naming.suffix(source)
+    number = "" if source.frame is None else f"_{source.frame + 1:04d}"
+    return Job(
+        source,
+        targets.result.file(source, name) if targets.result else source.path.with_name(name),
+        targets.qmap and targets.qmap.file(source, f"{source.path.stem}{number}_qmap.png"),
+        targets.report and targets.report.file(source, f"{source.path.stem}{number}_report.json"),
+    )
+
+
+def _lies_in(source: Source, folder: Path) -> bool:
+    """Whether a source lies in a folder for results that is itself below the folder searched."""
+    assert source.folder is not None
+    place, searched = Path(os.path.realpath(folder)), Path(os.path.realpath(source.folder))
+    return (
+        place != searched
+        and place.is_relative_to(searched)
+        and Path(os.path.realpath(source.path)).is_relative_to(place)
+    )
+
+
+def settle(jobs: Sequence[Job], existing: Existing | None) -> tuple[list[Job], list[Job]]:
+    """The jobs to do and those to skip, by what exists. None: skip where found in a folder, overwrite where named.
+
+    Raises ConfigError with `refuse` if a result exists.
+    """
+    todo: list[Job] = []
+    skipped: list[Job] = []
+    for job in jobs:
+        policy = existing or (Existing.overwrite if job.source.folder is None else Existing.skip)
+        if not os.path.lexists(job.result) or policy is Existing.overwrite:
+            todo.append(job)
+        elif policy is Existing.refuse:
+            raise ConfigError(
+                f"{job.result}: exists already; move it away or choose --existing skip, overwrite or rename"
+            )
+        elif policy is Existing.skip:
+            skipped.append(job)
+        else:
+            taken = {path for planned in jobs for path in planned.outputs}
+            names = (job.result.with_stem(f"{job.result.stem}_{number}") for number in itertools.count(2))
+            todo.append(replace(job, result=next(n for n in names if not os.path.lexists(n) and n not in taken)))
+    return todo, skipped

@@ -1,0 +1,85 @@
+"""`patchscaler serve`: a page in the browser and an HTTP API, for this computer or a network."""
+
+import ipaddress
+from typing import Annotated
+
+import typer
+
+from patchscaler.errors import ConfigError, PatchScalerError
+
+MIB = 2**20
+EXTRA = 'install it with: pip install "patchscaler[web]"'
+
+
+def serve(
+    host: Annotated[str, typer.Option(help="address to listen at; 0.0.0.0 lets the whole network in")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one")] = 7860,
+    model: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="bundled name, folder or hub id")] = "tiny",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
+    workers: Annotated[int, typer.Option(min=1, help="pictures enlarged at the same time")] = 1,
+    queue: Annotated[int, typer.Option(min=1, help="pictures that may wait or run; more are refused")] = 64,
+    max_megabytes: Annotated[float, typer.Option(help="of an upload")] = 32.0,
+    max_megapixels: Annotated[float, typer.Option(help="of a picture that comes in")] = 4.0,
+    max_minutes: Annotated[float, typer.Option(help="that one picture may take")] = 30.0,
+    keep_minutes: Annotated[float, typer.Option(help="that a result is kept, unless it is deleted before")] = 15.0,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="the page, or the API alone (needs no gradio)")] = True,
+) -> None:
+    """Enlarge pictures in the browser, or for programs by an HTTP API (its description: /openapi.json).
+
+    Nothing is kept: pictures and results lie in a temporary folder and go with their job.
+    """
+    try:
+        import uvicorn
+
+        from patchscaler.web.api import create_app
+    except ModuleNotFoundError as error:
+        raise PatchScalerError(f"the server needs {error.name}; {EXTRA}") from error
+    from patchscaler.web.settings import Limits
+
+    limits = Limits(
+        max_bytes=round(max_megabytes * MIB),
+        max_pixels=round(max_megapixels * 1e6),
+        queue=queue,
+        job_seconds=max_minutes * 60,
+        keep_seconds=keep_minutes * 60,
+    )
+    if page:
+        try:
+            from patchscaler.web.page import add_page
+        except ModuleNotFoundError as error:
+            raise PatchScalerError(f"the page needs {error.name}; {EXTRA}, or use --no-page") from error
+    app = create_app(_load(model, device), limits, workers=workers, loopback=is_loopback(host))
+    if page:
+        add_page(app)
+
+    config = uvicorn.Config(
+        app, host=host, port=port, log_level="warning", proxy_headers=False, server_header=False,
+        timeout_graceful_shutdown=5, limit_concurrency=1000, ws="none",
+    )  # fmt: skip
+    socket = config.bind_socket()
+    where = f"http://{'[' + host + ']' if ':' in host else host}:{socket.getsockname()[1]}"
+    typer.echo(f"PatchScaler serves at {where}{'' if page else '/api/jobs, description: ' + where + '/openapi.json'}")
+    if not is_loopback(host):
+        typer.echo("It asks nobody who they are: everyone who reaches this address may use it.", err=True)
+    uvicorn.Server(config).run(sockets=[socket])
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this computer can reach the address; raises ConfigError for a name other than localhost."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        raise ConfigError(f"--host {host}: give an address, such as 127.0.0.1, 0.0.0.0 or ::1") from None
+
+
+def _load(model: str, device: str):  # type: ignore[no-untyped-def]
+    from diffusers.utils.logging import disable_progress_bar
+
+    from patchscaler.cli.upscale import choose_device
+    from patchscaler.pipeline import PatchScalerPipeline, default_dtype
+
+    disable_progress_bar()
+    place = choose_device(device)
+    return PatchScalerPipeline.from_pretrained(model, dtype=default_dtype(place)).to(place)

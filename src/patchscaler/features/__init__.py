@@ -1,0 +1,1 @@
+"""Networks pretrained on ImageNet whose features compare pictures as people do; read from files, never trained here."""

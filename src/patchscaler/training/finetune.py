@@ -1,0 +1,296 @@
+"""Decode-space fine-tuning: Patch-DiT, texture encoder and decoder together, on what the few steps of inference make.
+
+Squared error in latents teaches a denoiser the average of all textures that would do. Here the last prediction is
+decoded and compared as a picture: L1, LPIPS (VGG16) and a small discriminator on the same features. A sample takes the
+way it takes at inference: noised from the coarse y0 at its own group's start (Eq. 6), some steps of DDIM without
+gradients from a plan drawn at random, then the step that learns. A share is noised from the truth at a uniform time
+instead, so that many steps stay right.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from patchscaler.data.pairs import PairSettings, validation_pairs
+from patchscaler.data.pictures import PictureSet, picture_files
+from patchscaler.diffusion.pgs import GroupConfig, assign_groups, plan
+from patchscaler.diffusion.schedule import TRAIN_STEPS, make_scheduler
+from patchscaler.errors import ConfigError
+from patchscaler.features.lpips import load_lpips
+from patchscaler.imaging.fidelity import psnr_y
+from patchscaler.models.autoencoder import STRIDE, DctAutoencoder
+from patchscaler.models.patch_dit import PatchDiT
+from patchscaler.models.restorer import ConvRestorer, confidence_from
+from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
+from patchscaler.training.adversarial import FeatureDiscriminator, discriminator_loss, generator_loss
+from patchscaler.training.common import load_frozen, sheet
+from patchscaler.training.latents import CacheSettings, LatentCache, PatchDataset
+from patchscaler.training.sampling import sample_picture, texture_prompt
+from patchscaler.training.settings import RunSettings
+
+_MARGIN = 2  # latents decoded around the compared ones, so that the decoder's zero padding isn't compared
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """One fine-tuning run; it begins from the parts in the folders named.
+
+    features           folder of the convolutions of VGG16 and AlexNet; None: where they are installed. LPIPS (vgg) is a
+                       loss, LPIPS (alex) only judges
+    plans              steps of the groups simple, medium, hard, drawn at random sample by sample
+    uniform_share      share of samples noised at a uniform time, half of them from between x0 and y0
+    side               latents of a patch, along each side, that are decoded and compared
+    *_weight           of the losses; adversarial_after: steps before the discriminator is listened to
+    validation_steps   of the groups, when validating; validation_count: pictures, half of them per condition
+    """
+
+    run: RunSettings
+    pictures: PictureSet
+    autoencoder: str
+    restorer: str
+    classifier: str
+    memory: str
+    patch_dit: str
+    texture_encoder: str
+    validation: str
+    features: str | None = None
+    pairs: PairSettings = field(default_factory=lambda: PairSettings(crop=256))
+    cache: CacheSettings = field(default_factory=CacheSettings)
+    hard_share: float = 0.5
+    plans: list[list[int]] = field(default_factory=lambda: [[0, 1, 1], [1, 1, 1], [1, 2, 3], [2, 3, 4]])
+    uniform_share: float = 0.2
+    prompt_dropout: float = 0.1
+    side: int = 12
+    latent_weight: float = 0.05
+    pixel_weight: float = 1.0
+    perceptual_weight: float = 1.0
+    adversarial_weight: float = 0.02
+    adversarial_after: int = 200
+    discriminator_rate: float = 2e-4
+    validation_steps: list[int] = field(default_factory=lambda: [1, 2, 3])
+    validation_count: int = 12
+
+
+class DecodingDenoiser(nn.Module):
+    """Patch-DiT, its texture encoder and the decoder: the networks that are trained together."""
+
+    def __init__(self, patch_dit: PatchDiT, encoder: TextureEncoder, autoencoder: DctAutoencoder) -> None:
+        super().__init__()
+        self.patch_dit, self.encoder, self.autoencoder = patch_dit, encoder, autoencoder
+
+    def predict(self, x_t: Tensor, t: Tensor, coarse: Tensor, log_error: Tensor, prompt: Any) -> Tensor:
+        """x0 of each sample."""
+        texture = None if prompt is None else self.patch_dit.texture_cache(self.encoder(*prompt))
+        return self.patch_dit(x_t, t, coarse, log_error, texture)
+
+    def forward(
+        self, x_t: Tensor, t: Tensor, coarse: Tensor, log_error: Tensor, prompt: Any, place: tuple[int, int], side: int
+    ) -> tuple[Tensor, Tensor]:
+        """Predicted x0 (t < 0: the coarse patch as it is), and its pixels at latents [place, place + side)."""
+        denoised = (t >= 0).nonzero().squeeze(1)
+        x0 = coarse
+        if len(denoised):
+            chosen = None if prompt is None else [p[denoised] for p in prompt]
+            args = (v[denoised] for v in (x_t, t, coarse, log_error))
+            x0 = coarse.index_copy(0, denoised, self.predict(*args, prompt=chosen))
+        around = F.pad(x0, (_MARGIN,) * 4, mode="replicate")
+        rows, cols = (slice(start, start + side + 2 * _MARGIN) for start in place)
+        decoded = self.autoencoder.decode(around[..., rows, cols].contiguous(memory_format=torch.channels_last))
+        border = STRIDE * _MARGIN
+        return x0, decoded[..., border:-border, border:-border]
+
+
+class FinetuneTask:
+    def __init__(self, settings: FinetuneSettings) -> None:
+        self.settings = settings
+        picture_files(Path(settings.validation))  # a missing folder fails now, not at the first validation
+        self.restorer = load_frozen(ConvRestorer, settings.restorer).to(memory_format=torch.channels_last)
+        self.classifier = load_frozen(TextureClassifier, settings.classifier)
+        self.memory = load_frozen(ReferenceTextureMemory, settings.memory)
+        self.lpips = load_lpips("vgg", settings.features).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.judge = load_lpips("alex", settings.features)
+        self.alphas = torch.cat([make_scheduler().alphas_cumprod, torch.ones(1)])  # time -1: the clean latent
+        self.plans = [GroupConfig(steps=tuple(steps)) for steps in settings.plans]
+        torch.manual_seed(settings.run.seed)
+        self.network = DecodingDenoiser(
+            load_frozen(PatchDiT, settings.patch_dit),
+            load_frozen(TextureEncoder, settings.texture_encoder),
+            load_frozen(DctAutoencoder, settings.autoencoder).to(memory_format=torch.channels_last),
+        )
+        self.network.requires_grad_(True).train()
+        if self.network.patch_dit.config["prediction_type"] != "sample":
+            raise ConfigError("fine-tuning decodes the prediction, so it needs a Patch-DiT that predicts x0 (sample)")
+        self.patch = int(self.network.patch_dit.config["sample_size"])
+        if not 1 <= settings.side <= self.patch:
+            raise ConfigError(f"side {settings.side} must lie in 1..{self.patch}, the patch")
+        self.discriminator = FeatureDiscriminator(self.lpips.trunk.widths[:4])
+        self.discriminator_optimizer = torch.optim.AdamW(
+            self.discriminator.parameters(), lr=settings.discriminator_rate, betas=(0.0, 0.99), weight_decay=0.0
+        )
+        self.seen = Seen()
+        self.checkpointed = [self.discriminator, self.discriminator_optimizer, self.seen]
+        self._pairs: list[dict[str, Tensor]] | None = None
+
+    def dataset(self) -> Dataset:
+        settings = self.settings
+        cache = LatentCache(settings.cache, settings.pictures, settings.pairs, self.network.autoencoder, self.restorer)
+        return PatchDataset(cache, self.patch, settings.run.seed, settings.hard_share)
+
+    def loss(
+        self, network: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        settings, coarse, pixels = self.settings, batch["coarse"], batch["pixels"]
+        hr = self.network.autoencoder.encode(pixels)
+        prompt = None
+        if float(torch.rand((), generator=generator)) >= settings.prompt_dropout:
+            with torch.no_grad():
+                prompt = texture_prompt(self.classifier, self.memory, coarse, self.network.encoder.config["top_k"])
+        with torch.no_grad():
+            x_t, t = self._states(hr, coarse, batch["log_error"], prompt, generator)
+        top, left = torch.randint(self.patch - settings.side + 1, (2,), generator=generator).tolist()
+        x0, decoded = network(x_t, t, coarse, batch["log_error"], prompt, (top, left), settings.side)
+        truth = pixels[
+            ..., STRIDE * top : STRIDE * (top + settings.side), STRIDE * left : STRIDE * (left + settings.side)
+        ].contiguous(memory_format=torch.channels_last)
+        latent, pixel = (x0 - hr).square().mean(), (decoded - truth).abs().mean()
+        with torch.no_grad():
+            wanted = self.lpips.features(truth)
+        got = self.lpips.features(decoded)
+        perceptual = self.lpips.distance(self.lpips.unit(got), self.lpips.unit(wanted)).mean()
+        adversarial, figures = self._adversarial(got[:4], wanted[:4])
+        loss = (
+            settings.latent_weight * latent
+            + settings.pixel_weight * pixel
+            + settings.perceptual_weight * perceptual
+            + settings.adversarial_weight * adversarial
+        )
+        return loss, figures | {
+            "latent": latent.detach(),
+            "pixel": pixel.detach(),
+            "perceptual": perceptual.detach(),
+        }
+
+    def _adversarial(self, got: list[Tensor], wanted: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """One step of the discriminator, then what it says of the decoded pictures."""
+        if not self.settings.adversarial_weight:
+            return got[0].new_zeros(()), {}
+        loss = discriminator_loss(self.discriminator(wanted), self.discriminator([f.detach() for f in got]))
+        self.discriminator_optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._average_gradients()
+        self.discriminator_optimizer.step()
+        self.seen.steps += 1
+        self.discriminator.requires_grad_(False)
+        adversarial = generator_loss(self.discriminator(got))
+        self.discriminator.requires_grad_(True)
+        listened = float(self.seen.steps > self.settings.adversarial_after)
+        return listened * adversarial, {"discriminator": loss.detach(), "adversarial": adversarial.detach()}
+
+    def _average_gradients(self) -> None:
+        """The loop averages the network's gradients over processes; the discriminator's are ours."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for parameter in self.discriminator.parameters():
+                assert parameter.grad is not None
+                torch.distributed.all_reduce(parameter.grad)
+                parameter.grad /= torch.distributed.get_world_size()
+
+    def _states(
+        self, hr: Tensor, coarse: Tensor, log_error: Tensor, prompt: Any, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Where each sample stands when the step that learns begins: x_t and t; t = -1 for a patch without steps."""
+        count, settings = len(hr), self.settings
+        noise = torch.randn(hr.shape, generator=generator).to(hr.device)
+        alphas = self.alphas.to(hr.device)[:, None, None, None]
+        groups = assign_groups(confidence_from(log_error, self.restorer.eta).mean(dim=(1, 2, 3)))
+        tables = [plan(config, TRAIN_STEPS) for config in self.plans]
+        drawn = torch.randint(len(tables), (count,), generator=generator).tolist()
+        left = [int(tables[p].steps[g]) for p, g in zip(drawn, groups.tolist(), strict=True)]  # steps still to go
+        luck = torch.rand(count, generator=generator).tolist()
+        target = [1 + int(u * n) if n else 0 for u, n in zip(luck, left, strict=True)]  # the step that learns
+
+        def times(steps: list[int]) -> Tensor:
+            values = [int(tables[p].times[g, k]) for p, g, k in zip(drawn, groups.tolist(), steps, strict=True)]
+            return torch.tensor(values, device=hr.device)
+
+        t = times(left)
+        x_t = alphas[t].sqrt() * coarse + (1 - alphas[t]).sqrt() * noise  # Eq. 6
+        while active := [i for i in range(count) if left[i] > target[i]]:
+            chosen = None if prompt is None else [p[active] for p in prompt]
+            x0 = self.network.predict(x_t[active], t[active], coarse[active], log_error[active], chosen)
+            left = [n - (n > k) for n, k in zip(left, target, strict=True)]
+            now, after = alphas[t[active]], alphas[times(left)[active]]
+            eps = (x_t[active] - now.sqrt() * x0) / (1 - now).sqrt()
+            x_t[active] = after.sqrt() * x0 + (1 - after).sqrt() * eps  # Eq. 7, DDIM
+            t = times(left)
+        uniform = torch.rand(count, generator=generator) < settings.uniform_share
+        blend = torch.rand(count, generator=generator) * (torch.rand(count, generator=generator) < 0.5)
+        anywhere = torch.randint(TRAIN_STEPS, (count,), generator=generator).to(hr.device)
+        start = hr + blend.to(hr.device)[:, None, None, None] * (coarse - hr)
+        x_any = alphas[anywhere].sqrt() * start + (1 - alphas[anywhere]).sqrt() * noise
+        mask = uniform.to(hr.device)
+        return torch.where(mask[:, None, None, None], x_any, x_t), torch.where(mask, anywhere, t)
+
+    def validate(self) -> tuple[dict[str, float], Image.Image | None]:
+        settings = self.settings
+        if self._pairs is None:
+            half = max(1, settings.validation_count // 2)
+            self._pairs = [
+                pair
+                for condition in ("bicubic", "real_esrgan")
+                for pair in validation_pairs(settings.validation, 4 * half, condition, side=256)[::4]
+            ]
+        config = GroupConfig(steps=tuple(settings.validation_steps))
+        sums: dict[str, float] = {}
+        rows = []
+        for number, pair in enumerate(self._pairs):
+            condition = "bicubic" if number < len(self._pairs) // 2 else "real_esrgan"
+            restored = self.restorer(pair["lr"])
+            sampled = sample_picture(
+                self.network.patch_dit,
+                self.network.encoder,
+                self.classifier,
+                self.memory,
+                restored,
+                self.restorer.eta,
+                config,
+                seed=number,
+            )
+            row = []
+            for name, latents in {"coarse": restored.latents, "sampled": sampled}.items():
+                result = self.network.autoencoder.decode(latents).float().clamp(0, 1)
+                row.append(result)
+                for figure, value in (
+                    ("psnr_y", float(psnr_y(result, pair["hr"]))),
+                    ("lpips_alex", float(self._judge(result, pair["hr"]))),
+                ):
+                    key = f"{figure}_{name}_{condition}"
+                    sums[key] = sums.get(key, 0.0) + 2 * value / len(self._pairs)
+            rows.append([*row, pair["hr"]])
+        return sums, sheet(rows)
+
+    def _judge(self, result: Tensor, truth: Tensor) -> Tensor:
+        return self.judge.distance(self.judge(result), self.judge(truth))
+
+    def export(self, folder: Path) -> None:
+        self.network.patch_dit.save_pretrained(folder / "patch_dit")
+        self.network.encoder.save_pretrained(folder / "texture_encoder")
+        self.network.autoencoder.save_pretrained(folder / "autoencoder")
+
+
+@dataclass
+class Seen:
+    """Batches that the discriminator has seen."""
+
+    steps: int = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.steps = int(state["steps"])

@@ -1,0 +1,96 @@
+"""Pictures from strangers: counted while they stream in, looked at before they are decoded, refused in one line."""
+
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+
+import anyio
+from fastapi import HTTPException, Request
+from PIL import Image, UnidentifiedImageError
+from starlette.requests import ClientDisconnect
+
+from patchscaler.errors import ImageReadError
+from patchscaler.imaging.files import read_picture
+from patchscaler.imaging.geometry import Size
+from patchscaler.imaging.picture import DECODE_ERRORS
+from patchscaler.web.jobs import Job
+from patchscaler.web.settings import LONGEST_SIDES, MIB, SCALE, Limits
+from patchscaler.web.work import save_thumbnail
+
+# Formats as Pillow calls them. The others stay closed: some of its readers start programs (EPS), some are little used.
+FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF")
+# A client that is refused may be sending still, and would not read the answer before it is through.
+DRAIN_BYTES, DRAIN_SECONDS = 8 * MIB, 3.0
+
+
+async def receive(request: Request, target: Path, limits: Limits) -> None:
+    """Write the body to `target`. Raises HTTPException: 400 empty or broken off, 408 too slow, 413 too long."""
+    too_long = HTTPException(413, f"the upload has more than the {limits.max_bytes / MIB:g} MiB that are allowed")
+    length = request.headers.get("content-length", "0")
+    stream, count = request.stream(), 0
+    try:
+        if length.isdecimal() and int(length[:20]) > limits.max_bytes:
+            raise too_long
+        with anyio.fail_after(limits.upload_seconds), target.open("xb") as file:
+            async for chunk in stream:
+                count += len(chunk)
+                if count > limits.max_bytes:
+                    raise too_long
+                file.write(chunk)
+    except TimeoutError:
+        raise HTTPException(408, f"the upload took longer than {limits.upload_seconds:g} seconds") from None
+    except ClientDisconnect:
+        raise HTTPException(400, "the upload was broken off") from None
+    except HTTPException:
+        with suppress(ClientDisconnect), anyio.move_on_after(DRAIN_SECONDS):
+            async for chunk in stream:
+                count += len(chunk)
+                if count > limits.max_bytes + DRAIN_BYTES:
+                    break
+        raise
+    if not count:
+        raise HTTPException(400, "the body is empty; send the picture itself as the body of the request")
+
+
+def check(job: Job, limits: Limits) -> None:
+    """Decode the upload once, so that a damaged one is refused now; leaves its size and small picture in the job.
+
+    Raises HTTPException: 413 more pixels than allowed (by its header, before decoding), 415 no picture of a known
+    format, 422 damaged, or too long for the format of the result.
+    """
+    size = _size_by_header(job.input)
+    if size.height * size.width > limits.max_pixels:
+        raise HTTPException(
+            413, f"the picture has {size.height}x{size.width} pixels; {limits.max_pixels:,} are allowed"
+        )
+    longest = LONGEST_SIDES.get(job.options.format)
+    if longest and SCALE * max(size) > longest:
+        raise HTTPException(422, f"a {job.options.format.value} may be {longest} pixels long; choose png or tif")
+    try:
+        picture = read_picture(job.input, max_pixels=limits.max_pixels)
+    except ImageReadError as error:
+        raise HTTPException(422, str(error).replace(f"{job.input}: ", "")) from None
+    job.input_size = picture.size
+    save_thumbnail(picture, job)
+
+
+def _size_by_header(path: Path) -> Size:
+    Image.init()
+    known = [name for name in FORMATS if name in Image.OPEN]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata and on many pixels
+            with Image.open(path, formats=known) as image:
+                return Size(image.height, image.width)
+    except UnidentifiedImageError:
+        _refuse_type()
+    except Image.DecompressionBombError:
+        raise HTTPException(413, "the picture has far more pixels than are allowed") from None
+    except DECODE_ERRORS:
+        _refuse_type()
+
+
+def _refuse_type() -> NoReturn:
+    names = ", ".join(name for name in FORMATS if name in Image.OPEN)
+    raise HTTPException(415, f"not a picture of a known format ({names}); send the file itself as the body") from None
