@@ -23,7 +23,16 @@ from patchscaler.imaging.geometry import Size
 from patchscaler.inference.budget import keep_within
 from patchscaler.inference.canvas import FloatCanvas
 from patchscaler.inference.crew import Crew
-from patchscaler.inference.parts import PARTS, SCALE, STRIDE, Parts, channels_last, check_folder, default_dtype
+from patchscaler.inference.parts import (
+    OVERLAP,
+    PARTS,
+    SCALE,
+    STRIDE,
+    Parts,
+    channels_last,
+    check_folder,
+    default_dtype,
+)
 from patchscaler.inference.settings import GAMMAS, TAUS, Settings, choose_steps
 from patchscaler.inference.way import enlarge
 from patchscaler.models.patch_dit import PatchDiT, TextureCache

@@ -19,8 +19,8 @@ from patchscaler.inference.shelf import Shelf
 from patchscaler.models.latents import decode_reach, decode_tiled, decode_tiles
 from patchscaler.report import Progress, ProgressCallback, Report
 
-# Latents of a band: decoded, enlarged and corrected pixels of one take about 1.2 GiB at most.
-BAND_AREA = 2**18
+# Latents of a band: decoded, enlarged and corrected pixels of one take about 0.7 GiB.
+BAND_AREA = 3 * 2**16
 COLOUR_HALO = -(-WAVELET_REACH // STRIDE)  # latents
 
 

@@ -28,8 +28,8 @@ from patchscaler.inference.shelf import Shelf
 from patchscaler.models.restorer import confidence_from
 from patchscaler.report import PreviewCallback, Progress, ProgressCallback, Report
 
-# Latents, halo included, restored at once: about 0.7 GiB with the `tiny` restorer.
-RESTORE_AREA = 180_000
+# Latents, halo included, restored at once: about 0.5 GiB with the `tiny` restorer.
+RESTORE_AREA = 130_000
 
 Adjust = Callable[[Settings, Tensor], Settings]
 

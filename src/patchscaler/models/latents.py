@@ -15,8 +15,8 @@ from patchscaler.models.base import ModelMixin
 # Choice: halo of AutoencoderKL in latents, what the convolutions of Stable Diffusion's decoder reach (17.25). No halo
 # is exact there, since its GroupNorm and its middle attention see the whole input: faint brightness steps remain.
 KL_REACH = 18
-# Latents, halo included, that are decoded at once: about 0.6 GiB with DctAutoencoder, about 1 GiB with AutoencoderKL.
-DCT_AREA = 2**17
+# Latents, halo included, that are decoded at once: about 0.3 GiB with DctAutoencoder, about 1 GiB with AutoencoderKL.
+DCT_AREA = 2**16
 KL_AREA = 100 * 100
 
 
