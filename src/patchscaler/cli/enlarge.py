@@ -31,8 +31,8 @@ alone = False
 # From when a picture's budget counts: the program's start, then the end of the picture before.
 started = time.perf_counter()
 
-# Share of the time each stage takes, about: what the percentage is made of.
-STAGE_SHARES = {"restore": 0.05, "prompt": 0.05, "sample": 0.75, "decode": 0.1, "colour": 0.05}
+# Share of the time each stage takes by default (docs/speed.md): what the percentage is made of.
+STAGE_SHARES = {"restore": 0.32, "prompt": 0.12, "sample": 0.36, "decode": 0.18, "colour": 0.02}
 
 
 @dataclass(frozen=True)

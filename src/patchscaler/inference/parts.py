@@ -24,7 +24,7 @@ from patchscaler.storage import check_part, load_part, read_json
 SCALE = 4
 STRIDE = 8  # d: pixels per latent
 # Choice: of neighbouring patches, in latents, unless a model says otherwise. Measured in docs/speed.md.
-OVERLAP = 4
+OVERLAP = 2
 PARTS: dict[str, tuple[type[ModelMixin], ...]] = {  # the classes that a model folder's parts may have
     "restorer": (ConvRestorer, SwinRestorer),
     "patch_dit": (PatchDiT,),
