@@ -48,7 +48,8 @@ def measure_seams(
     if scale < 1 or grid % scale:
         raise ValueError(f"scale {scale} must divide the grid, {grid}")
     luma = F.avg_pool2d(rgb_to_y(pixels.float()), scale)[0, 0]
-    at_borders, elsewhere = [], []
+    at_borders: list[Tensor] = []
+    elsewhere: list[Tensor] = []
     for plane, borders in ((luma, set(rows)), (luma.T, set(cols))):
         steps = (plane[1:] - plane[:-1]).abs().mean(dim=1)  # steps[i]: between i and i + 1
         for line in range(grid, plane.shape[0] * scale, grid):
