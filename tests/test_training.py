@@ -455,3 +455,14 @@ def test_a_sheet_holds_pictures_of_different_sizes() -> None:
     assert picture.getpixel((0, 0)) == (128, 128, 128)
     assert picture.getpixel((0, 4)) == (255, 255, 255)
     assert picture.getpixel((6, 4)) == (0, 0, 0)
+
+
+@needs_vgg
+def test_a_restorer_learns_from_decoded_pictures_too(table: Any, tmp_path: Path) -> None:
+    settings = table("restorer", steps=2) | {"perceptual_weight": 3.0, "perceptual_side": 2}
+    run_training("restorer", settings)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    losses = [line for line in lines if line["event"] == "train"]
+    assert losses
+    assert all(0 < line["perceptual"] < 2 for line in losses)
+    assert all(line["loss"] > 3 * line["perceptual"] for line in losses)

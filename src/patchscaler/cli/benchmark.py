@@ -16,7 +16,7 @@ def benchmark(
     size: Annotated[
         list[str] | None, typer.Option(metavar="SIDE|HxW", help="input in pixels; repeatable [default: 128, 256]")
     ] = None,
-    steps: Annotated[list[str] | None, typer.Option(help="repeatable [default: 8,14,20]")] = None,
+    steps: Annotated[list[str] | None, typer.Option(help="repeatable [default: those of --quality balanced]")] = None,
     batch_size: Annotated[list[int] | None, typer.Option(min=1, help="repeatable [default: 64]")] = None,
     dtype: Annotated[list[str] | None, typer.Option(help=f"{', '.join(DTYPES)}; repeatable")] = None,
     threads: Annotated[list[int] | None, typer.Option(min=0, help="0: torch's choice; repeatable")] = None,
@@ -46,6 +46,7 @@ def benchmark(
     from patchscaler.benchmark.settings import parse_size, sweep
     from patchscaler.benchmark.suite import run
     from patchscaler.benchmark.table import check_plot, draw_plot, print_tables
+    from patchscaler.inference.settings import DEFAULT_QUALITY, QUALITIES
     from patchscaler.storage import model_folder
 
     # 1. Everything that can be wrong with the call, before any work.
@@ -60,7 +61,7 @@ def benchmark(
     devices = [choose_device(name) for name in device or ["auto"]]
     configurations = sweep(
         [parse_size(text) for text in size or ["128", "256"]],
-        [parse_steps(text) for text in steps or ["8,14,20"]],
+        [parse_steps(text) for text in steps] if steps else [QUALITIES[DEFAULT_QUALITY]],
         batch_size or [64],
         dtypes,
         threads or [0],

@@ -34,7 +34,10 @@ def evaluate(
     conditions: Annotated[
         str | None, typer.Option(help="degrade --ref instead: of bicubic,mild,real_esrgan, comma separated")
     ] = None,
-    steps: Annotated[list[str] | None, typer.Option(help="as in upscale; more than once for further rows")] = None,
+    steps: Annotated[
+        list[str] | None,
+        typer.Option(help="as in upscale, more than once for further rows [default: those of --quality balanced]"),
+    ] = None,
     no_texture: Annotated[bool, typer.Option("--no-texture", help="a row without the texture prompt, too")] = False,
     metrics: Annotated[
         str, typer.Option(help="default, offline, all, or names: psnr_y,ssim_y,lpips_alex,lpips_vgg,dists,niqe,...")
@@ -71,7 +74,7 @@ def evaluate(
         inputs=inputs,
         model=model,
         conditions=tuple(filter(None, (part.strip() for part in (conditions or "").split(",")))),
-        steps=tuple(dict.fromkeys(parse_steps(text) for text in steps or ["8,14,20"])),
+        steps=tuple(dict.fromkeys(parse_steps(text) for text in steps)) if steps else Request.steps,
         no_texture=no_texture,
         metrics=metrics,
         features=features,

@@ -159,7 +159,7 @@ def sample(
             x, now = state[batch], times[groups[batch], k]
             prediction = denoiser(x, now, batch).float()
             after = times[groups[batch], k - 1]
-            state[batch] = _ddim_step(x, prediction, alphas[now], alphas[after], prediction_type)
+            state[batch] = ddim_step(x, prediction, alphas[now], alphas[after], prediction_type)
             done += len(batch)
             if on_step:
                 on_step(done, total)
@@ -214,7 +214,7 @@ def _check_batch_size(batch_size: int) -> None:
         raise ConfigError(f"batch_size {batch_size} must be at least 1")
 
 
-def _ddim_step(x: Tensor, prediction: Tensor, alpha: Tensor, alpha_next: Tensor, prediction_type: str) -> Tensor:
+def ddim_step(x: Tensor, prediction: Tensor, alpha: Tensor, alpha_next: Tensor, prediction_type: str) -> Tensor:
     """One deterministic DDIM step (Song et al., arXiv 2010.02502, Eq. 12 with sigma = 0), ᾱ given per patch (b,)."""
     clean = clean_latents(x, prediction, alpha, prediction_type)
     alpha, alpha_next = alpha.view(-1, 1, 1, 1), alpha_next.view(-1, 1, 1, 1)

@@ -27,6 +27,7 @@ from patchscaler.evaluation.produce import (
 from patchscaler.evaluation.report import ModelFacts, Report
 from patchscaler.evaluation.rows import Row, Section
 from patchscaler.features.lpips import load_lpips
+from patchscaler.inference.settings import DEFAULT_QUALITY, QUALITIES
 from patchscaler.pipeline import SCALE, PatchScalerPipeline, default_dtype
 from patchscaler.storage import model_folder
 
@@ -60,7 +61,7 @@ class Request:
     inputs: Path | None = None
     model: str | None = None
     conditions: tuple[str, ...] = ()
-    steps: tuple[tuple[int, ...], ...] = ((8, 14, 20),)
+    steps: tuple[tuple[int, ...], ...] = (QUALITIES[DEFAULT_QUALITY],)
     no_texture: bool = False
     metrics: str = "default"
     features: Path | None = None

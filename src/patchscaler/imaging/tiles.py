@@ -14,6 +14,9 @@ from torch import Tensor
 from patchscaler.errors import ConfigError
 from patchscaler.imaging.geometry import Size
 
+# Choice: of neighbouring patches, in latents, unless a model says otherwise. Measured in docs/speed.md.
+OVERLAP = 2
+
 
 class Tile(NamedTuple):
     """A rectangle of a larger plane: rows [top, bottom), columns [left, right)."""

@@ -12,6 +12,7 @@ from patchscaler.diffusion.schedule import alphas_from
 from patchscaler.errors import WeightsError
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.resize import resize_bicubic
+from patchscaler.imaging.tiles import OVERLAP
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.base import ModelMixin
 from patchscaler.models.latents import encode_pixels
@@ -23,8 +24,6 @@ from patchscaler.storage import check_part, load_part, read_json
 
 SCALE = 4
 STRIDE = 8  # d: pixels per latent
-# Choice: of neighbouring patches, in latents, unless a model says otherwise. Measured in docs/speed.md.
-OVERLAP = 2
 PARTS: dict[str, tuple[type[ModelMixin], ...]] = {  # the classes that a model folder's parts may have
     "restorer": (ConvRestorer, SwinRestorer),
     "patch_dit": (PatchDiT,),

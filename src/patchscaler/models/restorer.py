@@ -61,13 +61,22 @@ def restoration_loss(
     }
 
 
+class PlainBlock(nn.Sequential):
+    """PReLU - conv."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(nn.PReLU(width), nn.Conv2d(width, width, 3, padding=1))
+
+
 class ConvRestorer(ModelMixin, ConfigMixin):
     """The `tiny` GRM: residual blocks on the LR pixels, then PixelUnshuffle(2) onto the latent grid (output stride 8).
 
     parameter       | meaning
     ----------------|-----------------------------------------------------------------------------
     latent_channels | c of the autoencoder
-    width, blocks   | channels and residual blocks; each block sees 2 LR pixels (8 output px) further
+    width, blocks   | channels and blocks; each residual block sees 2 LR pixels (8 output px) further, a plain one 1
+    block           | "residual", or "plain": convolution and PReLU without a way around, as in Real-ESRGAN's compact
+                    | networks, so that their published weights can be a starting point (training/compact.py)
     eta             | difficulty scale of the confidence map, in squared normalised latent units
 
     Choice: blocks at LR resolution. Blocks of twice the width on the latent grid cost the same arithmetic and need two
@@ -78,14 +87,22 @@ class ConvRestorer(ModelMixin, ConfigMixin):
     input_kind = "pixels"
 
     @register_to_config
-    def __init__(self, latent_channels: int = 32, width: int = 64, blocks: int = 16, eta: float = 0.1) -> None:
+    def __init__(
+        self, latent_channels: int = 32, width: int = 64, blocks: int = 16, eta: float = 0.1, block: str = "residual"
+    ) -> None:
         super().__init__()
         if eta <= 0:
             raise ConfigError(f"eta must be positive, not {eta}")
+        if block not in ("residual", "plain"):
+            raise ConfigError(f'block "{block}": choose residual or plain')
         # A linear path that can hold bicubic interpolation exactly: x4 bicubic of a 2x2 LR cell needs 6x6 LR pixels.
         self.skip = nn.Conv2d(12, latent_channels, 3, padding=1)
         self.entry = nn.Conv2d(3, width, 3, padding=1)
-        self.body = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
+        self.residual = block == "residual"
+        self.body = nn.Sequential(
+            *(ResidualBlock(width) if self.residual else PlainBlock(width) for _ in range(blocks)),
+            *(() if self.residual else (nn.PReLU(width),)),
+        )
         self.exit = nn.Conv2d(4 * width, latent_channels + 1, 3, padding=1)
         nn.init.zeros_(self.exit.weight)
         nn.init.zeros_(self.exit.bias)  # type: ignore[arg-type]
@@ -97,7 +114,8 @@ class ConvRestorer(ModelMixin, ConfigMixin):
     @property
     def reach(self) -> int:
         """Latents on each side that an output latent depends on."""
-        return math.ceil((2 * int(self.config["blocks"]) + 1) / 2) + 1
+        layers = int(self.config["blocks"]) * (2 if self.residual else 1) + 1
+        return math.ceil(layers / 2) + 1
 
     def forward(self, pixels: Float[Tensor, "n 3 height width"]) -> Restoration:
         """LR RGB in [0,1], even sides -> Restoration at h = height/2, float32."""
@@ -108,7 +126,8 @@ class ConvRestorer(ModelMixin, ConfigMixin):
             cells = F.pixel_unshuffle(centred.float(), 2)
             base = F.conv2d(cells, self.skip.weight.float(), self.skip.bias.float(), padding=1)  # type: ignore[union-attr]
         x = self.entry(centred.to(self.entry.weight.dtype))
-        out = self.exit(F.pixel_unshuffle(self.body(x) + x, 2)).float()
+        x = self.body(x) + x if self.residual else self.body(x)
+        out = self.exit(F.pixel_unshuffle(x, 2)).float()
         return Restoration(base + out[:, :-1], soft_log_error(out[:, -1:]))
 
 

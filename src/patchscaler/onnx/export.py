@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from patchscaler.errors import ConfigError
+from patchscaler.inference.settings import DEFAULT_QUALITY, QUALITIES
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.patch_dit import TextureCache
 from patchscaler.onnx.runner import FORMAT_VERSION, SETTINGS
@@ -132,6 +133,7 @@ def _settings(pipeline: PatchScalerPipeline) -> dict[str, Any]:
     return {
         "format_version": FORMAT_VERSION,
         "scale": SCALE,
+        "steps": QUALITIES[DEFAULT_QUALITY],
         "patch": int(pipeline.patch_dit.config["sample_size"]),
         "overlap": int(pipeline.config["overlap"]),
         "eta": pipeline.restorer.eta,

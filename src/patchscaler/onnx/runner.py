@@ -25,7 +25,7 @@ from patchscaler.onnx.arrays import (
 
 SETTINGS = "patchscaler.json"
 NETWORKS = ("restorer", "prompt", "patch_dit", "decoder")
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 # Choice: sides in latents of what one network call sees; they bound memory and change nothing beyond rounding.
 _RESTORER_TILE, _DECODER_TILE = 256, 64
@@ -69,14 +69,15 @@ class OnnxUpscaler:
         image: NDArray[Any],
         *,
         seed: int = 0,
-        steps: Sequence[int] = (8, 14, 20),
+        steps: Sequence[int] | None = None,
         gammas: Sequence[float] = (0.95, 0.75),
         taus: Sequence[int] = (400, 700, 1000),
         batch_size: int = 64,
     ) -> Array:
         """Enlarge RGB pixels (height,width,3), uint8 or float in [0,1], to (4 height, 4 width, 3) float32 in [0,1].
 
-        seed, steps, gammas, taus and batch_size as in PatchScalerPipeline. Raises ConfigError for another shape.
+        seed, steps, gammas, taus and batch_size as in PatchScalerPipeline; steps None: its default when the model was
+        exported. Raises ConfigError for another shape.
         """
         if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise ConfigError(f"an array of shape {image.shape} is no picture of shape (height, width, 3)")
@@ -87,6 +88,7 @@ class OnnxUpscaler:
         coarse, log_error = in_tiles(
             lambda x: self._run("restorer", pixels=x), even, _RESTORER_TILE, settings["restorer_reach"], entry=2
         )
+        steps = self.settings["steps"] if steps is None else steps
         latents = self._refine(coarse, log_error, seed, steps, gammas, taus, batch_size)
         (result,) = in_tiles(
             lambda x: self._run("decoder", latents=x), latents, _DECODER_TILE, settings["decoder_reach"], exit=8

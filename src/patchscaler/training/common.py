@@ -13,7 +13,9 @@ from torch import Tensor
 
 from patchscaler.data.pictures import is_decoded
 from patchscaler.errors import WeightsError
-from patchscaler.models.autoencoder import DctAutoencoder
+from patchscaler.models.autoencoder import STRIDE, DctAutoencoder
+
+_MARGIN = 2  # latents decoded around the compared ones, so that the decoder's zero padding isn't compared
 
 
 def load_autoencoder(folder: str) -> DctAutoencoder:
@@ -29,6 +31,21 @@ def load_frozen(cls: type[ModelMixin], folder: str) -> Any:
     # step, and processors compute them at a crawl.
     network: Any = cls.from_pretrained(folder).float()
     return network.eval().requires_grad_(False)
+
+
+def decode_square(autoencoder: DctAutoencoder, latents: Tensor, place: tuple[int, int], side: int) -> Tensor:
+    """Pixels (n,3,8 side,8 side) of the latents [place, place + side), decoded with what lies around them."""
+    around = F.pad(latents, (_MARGIN,) * 4, mode="replicate")
+    rows, cols = (slice(start, start + side + 2 * _MARGIN) for start in place)
+    decoded = autoencoder.decode(around[..., rows, cols].contiguous(memory_format=torch.channels_last))
+    border = STRIDE * _MARGIN
+    return decoded[..., border:-border, border:-border]
+
+
+def pixel_square(pixels: Tensor, place: tuple[int, int], side: int) -> Tensor:
+    """The pixels under the latents [place, place + side)."""
+    rows, cols = (slice(STRIDE * start, STRIDE * (start + side)) for start in place)
+    return pixels[..., rows, cols].contiguous(memory_format=torch.channels_last)
 
 
 def without_traces(settings: Any, scratch: str) -> Any:

@@ -12,29 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from patchscaler.data.pairs import PairSettings, validation_pairs
 from patchscaler.data.pictures import PictureSet, picture_files
-from patchscaler.diffusion.pgs import GroupConfig, assign_groups, plan
+from patchscaler.diffusion.pgs import GroupConfig, assign_groups, ddim_step, plan
 from patchscaler.diffusion.schedule import TRAIN_STEPS, make_scheduler
 from patchscaler.errors import ConfigError
 from patchscaler.features.lpips import load_lpips
 from patchscaler.imaging.fidelity import psnr_y
-from patchscaler.models.autoencoder import STRIDE, DctAutoencoder
+from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.patch_dit import PatchDiT
 from patchscaler.models.restorer import ConvRestorer, confidence_from
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
 from patchscaler.training.adversarial import FeatureDiscriminator, discriminator_loss, generator_loss
-from patchscaler.training.common import load_frozen, sheet
+from patchscaler.training.common import decode_square, load_frozen, pixel_square, sheet
 from patchscaler.training.latents import CacheSettings, LatentCache, PatchDataset
-from patchscaler.training.sampling import sample_picture, texture_prompt
+from patchscaler.training.sampling import Sampler
 from patchscaler.training.settings import RunSettings
-
-_MARGIN = 2  # latents decoded around the compared ones, so that the decoder's zero padding isn't compared
 
 
 @dataclass(frozen=True)
@@ -99,20 +96,13 @@ class DecodingDenoiser(nn.Module):
             chosen = None if prompt is None else [p[denoised] for p in prompt]
             args = (v[denoised] for v in (x_t, t, coarse, log_error))
             x0 = coarse.index_copy(0, denoised, self.predict(*args, prompt=chosen))
-        around = F.pad(x0, (_MARGIN,) * 4, mode="replicate")
-        rows, cols = (slice(start, start + side + 2 * _MARGIN) for start in place)
-        decoded = self.autoencoder.decode(around[..., rows, cols].contiguous(memory_format=torch.channels_last))
-        border = STRIDE * _MARGIN
-        return x0, decoded[..., border:-border, border:-border]
+        return x0, decode_square(self.autoencoder, x0, place, side)
 
 
 class FinetuneTask:
     def __init__(self, settings: FinetuneSettings) -> None:
         self.settings = settings
         picture_files(Path(settings.validation))  # a missing folder fails now, not at the first validation
-        self.restorer = load_frozen(ConvRestorer, settings.restorer).to(memory_format=torch.channels_last)
-        self.classifier = load_frozen(TextureClassifier, settings.classifier)
-        self.memory = load_frozen(ReferenceTextureMemory, settings.memory)
         self.lpips = load_lpips("vgg", settings.features).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.judge = load_lpips("alex", settings.features)
         self.alphas = torch.cat([make_scheduler().alphas_cumprod, torch.ones(1)])  # time -1: the clean latent
@@ -124,6 +114,14 @@ class FinetuneTask:
             load_frozen(DctAutoencoder, settings.autoencoder).to(memory_format=torch.channels_last),
         )
         self.network.requires_grad_(True).train()
+        self.sampler = Sampler(
+            load_frozen(ConvRestorer, settings.restorer).to(memory_format=torch.channels_last),
+            load_frozen(TextureClassifier, settings.classifier),
+            load_frozen(ReferenceTextureMemory, settings.memory),
+            self.network.encoder,
+            self.network.patch_dit,
+            self.network.autoencoder,
+        )
         if self.network.patch_dit.config["prediction_type"] != "sample":
             raise ConfigError("fine-tuning decodes the prediction, so it needs a Patch-DiT that predicts x0 (sample)")
         self.patch = int(self.network.patch_dit.config["sample_size"])
@@ -139,7 +137,8 @@ class FinetuneTask:
 
     def dataset(self) -> Dataset:
         settings = self.settings
-        cache = LatentCache(settings.cache, settings.pictures, settings.pairs, self.network.autoencoder, self.restorer)
+        parts = self.network.autoencoder, self.sampler.restorer
+        cache = LatentCache(settings.cache, settings.pictures, settings.pairs, *parts)
         return PatchDataset(cache, self.patch, settings.run.seed, settings.hard_share)
 
     def loss(
@@ -150,14 +149,12 @@ class FinetuneTask:
         prompt = None
         if float(torch.rand((), generator=generator)) >= settings.prompt_dropout:
             with torch.no_grad():
-                prompt = texture_prompt(self.classifier, self.memory, coarse, self.network.encoder.config["top_k"])
+                prompt = self.sampler.prompt(coarse)
         with torch.no_grad():
             x_t, t = self._states(hr, coarse, batch["log_error"], prompt, generator)
         top, left = torch.randint(self.patch - settings.side + 1, (2,), generator=generator).tolist()
         x0, decoded = network(x_t, t, coarse, batch["log_error"], prompt, (top, left), settings.side)
-        truth = pixels[
-            ..., STRIDE * top : STRIDE * (top + settings.side), STRIDE * left : STRIDE * (left + settings.side)
-        ].contiguous(memory_format=torch.channels_last)
+        truth = pixel_square(pixels, (top, left), settings.side)
         latent, pixel = (x0 - hr).square().mean(), (decoded - truth).abs().mean()
         with torch.no_grad():
             wanted = self.lpips.features(truth)
@@ -207,7 +204,7 @@ class FinetuneTask:
         count, settings = len(hr), self.settings
         noise = torch.randn(hr.shape, generator=generator).to(hr.device)
         alphas = self.alphas.to(hr.device)[:, None, None, None]
-        groups = assign_groups(confidence_from(log_error, self.restorer.eta).mean(dim=(1, 2, 3)))
+        groups = assign_groups(confidence_from(log_error, self.sampler.restorer.eta).mean(dim=(1, 2, 3)))
         tables = [plan(config, TRAIN_STEPS) for config in self.plans]
         drawn = torch.randint(len(tables), (count,), generator=generator).tolist()
         left = [int(tables[p].steps[g]) for p, g in zip(drawn, groups.tolist(), strict=True)]  # steps still to go
@@ -224,10 +221,9 @@ class FinetuneTask:
             chosen = None if prompt is None else [p[active] for p in prompt]
             x0 = self.network.predict(x_t[active], t[active], coarse[active], log_error[active], chosen)
             left = [n - (n > k) for n, k in zip(left, target, strict=True)]
-            now, after = alphas[t[active]], alphas[times(left)[active]]
-            eps = (x_t[active] - now.sqrt() * x0) / (1 - now).sqrt()
-            x_t[active] = after.sqrt() * x0 + (1 - after).sqrt() * eps  # Eq. 7, DDIM
-            t = times(left)
+            after = times(left)
+            x_t[active] = ddim_step(x_t[active], x0, alphas[t[active]], alphas[after[active]], "sample")  # Eq. 7
+            t = after
         uniform = torch.rand(count, generator=generator) < settings.uniform_share
         blend = torch.rand(count, generator=generator) * (torch.rand(count, generator=generator) < 0.5)
         anywhere = torch.randint(TRAIN_STEPS, (count,), generator=generator).to(hr.device)
@@ -248,30 +244,13 @@ class FinetuneTask:
         config = GroupConfig(steps=tuple(settings.validation_steps))
         sums: dict[str, float] = {}
         rows = []
-        for number, pair in enumerate(self._pairs):
+        compared = self.sampler.compare(self._pairs, config, {"psnr_y": psnr_y, "lpips_alex": self._judge})
+        for number, (row, figures) in enumerate(compared):
             condition = "bicubic" if number < len(self._pairs) // 2 else "real_esrgan"
-            restored = self.restorer(pair["lr"])
-            sampled = sample_picture(
-                self.network.patch_dit,
-                self.network.encoder,
-                self.classifier,
-                self.memory,
-                restored,
-                self.restorer.eta,
-                config,
-                seed=number,
-            )
-            row = []
-            for name, latents in {"coarse": restored.latents, "sampled": sampled}.items():
-                result = self.network.autoencoder.decode(latents).float().clamp(0, 1)
-                row.append(result)
-                for figure, value in (
-                    ("psnr_y", float(psnr_y(result, pair["hr"]))),
-                    ("lpips_alex", float(self._judge(result, pair["hr"]))),
-                ):
-                    key = f"{figure}_{name}_{condition}"
-                    sums[key] = sums.get(key, 0.0) + 2 * value / len(self._pairs)
-            rows.append([*row, pair["hr"]])
+            for name, value in figures.items():
+                key = f"{name}_{condition}"
+                sums[key] = sums.get(key, 0.0) + 2 * value / len(self._pairs)
+            rows.append(row)
         return sums, sheet(rows)
 
     def _judge(self, result: Tensor, truth: Tensor) -> Tensor:

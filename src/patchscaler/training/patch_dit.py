@@ -6,6 +6,7 @@ the truth in pixels and in pretrained features: squared error in latents alone m
 and visible nowhere.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier
 from patchscaler.training.common import load_autoencoder, load_frozen, sheet
 from patchscaler.training.latents import CacheSettings, LatentCache, PatchDataset
 from patchscaler.training.perceptual import PerceptualLoss
-from patchscaler.training.sampling import sample_picture, texture_prompt
+from patchscaler.training.sampling import Sampler
 from patchscaler.training.settings import RunSettings
 
 
@@ -92,9 +93,6 @@ class PatchDiTTask:
         self.settings = settings
         picture_files(Path(settings.validation))  # a missing folder fails now, not at the first validation
         self.autoencoder = load_autoencoder(settings.autoencoder)
-        self.restorer = load_frozen(ConvRestorer, settings.restorer).to(memory_format=torch.channels_last)
-        self.classifier = load_frozen(TextureClassifier, settings.classifier)
-        self.memory = load_frozen(ReferenceTextureMemory, settings.memory)
         self.alphas = make_scheduler().alphas_cumprod
         self.perceptual = PerceptualLoss() if settings.decode_share and settings.perceptual_weight else None
         torch.manual_seed(settings.run.seed)
@@ -106,13 +104,21 @@ class PatchDiTTask:
             encoder = TextureEncoder.from_pretrained(Path(settings.warm_start) / "texture_encoder")
             patch_dit = PatchDiT.from_pretrained(Path(settings.warm_start) / "patch_dit")
         self.network = TexturedDenoiser(patch_dit, encoder)
+        self.sampler = Sampler(
+            load_frozen(ConvRestorer, settings.restorer).to(memory_format=torch.channels_last),
+            load_frozen(TextureClassifier, settings.classifier),
+            load_frozen(ReferenceTextureMemory, settings.memory),
+            encoder,
+            patch_dit,
+            self.autoencoder,
+        )
         self.patch = int(patch_dit.config["sample_size"])
         self.prediction_type = patch_dit.config["prediction_type"]
         self._pairs: list[dict[str, Tensor]] | None = None
 
     def dataset(self) -> Dataset:
         settings = self.settings
-        cache = LatentCache(settings.cache, settings.pictures, settings.pairs, self.autoencoder, self.restorer)
+        cache = LatentCache(settings.cache, settings.pictures, settings.pairs, self.autoencoder, self.sampler.restorer)
         return PatchDataset(cache, self.patch, settings.run.seed, settings.hard_share)
 
     def loss(
@@ -131,7 +137,7 @@ class PatchDiTTask:
         prompt: tuple[Tensor | None, Tensor | None] = (None, None)
         if float(torch.rand((), generator=generator)) >= settings.prompt_dropout:
             with torch.no_grad():
-                prompt = texture_prompt(self.classifier, self.memory, coarse, self.network.encoder.config["top_k"])
+                prompt = self.sampler.prompt(coarse)
         prediction = network(x_t, t, coarse, batch["log_error"], *prompt)
         x0, target = self._clean_and_target(prediction, x_t, hr, noise, alpha)
         error = (prediction - target).square().mean(dim=(1, 2, 3))
@@ -174,32 +180,16 @@ class PatchDiTTask:
     def validate(self) -> tuple[dict[str, float], Image.Image | None]:
         if self._pairs is None:
             self._pairs = validation_pairs(self.settings.validation, self.settings.validation_count, side=256)
-        perceptual = self.perceptual or PerceptualLoss()
         sums: dict[str, float] = {}
         rows = []
-        for number, pair in enumerate(self._pairs):
-            restored = self.restorer(pair["lr"])
-            sampled = sample_picture(
-                self.network.patch_dit,
-                self.network.encoder,
-                self.classifier,
-                self.memory,
-                restored,
-                self.restorer.eta,
-                GroupConfig(),
-                seed=number,
-            )
-            results = {"coarse": restored.latents, "sampled": sampled}
-            row = []
-            for name, latents in results.items():
-                pixels = self.autoencoder.decode(latents).float().clamp(0, 1)
-                row.append(pixels)
-                for figure, value in (
-                    ("psnr_y", float(psnr_y(pixels, pair["hr"]))),
-                    ("perceptual", float(perceptual(pixels, pair["hr"]))),
-                ):
-                    sums[f"{figure}_{name}"] = sums.get(f"{figure}_{name}", 0.0) + value / len(self._pairs)
-            rows.append([*row, pair["hr"]])
+        measures: dict[str, Callable[..., Any]] = {
+            "psnr_y": psnr_y,
+            "perceptual": self.perceptual or PerceptualLoss(),
+        }
+        for row, figures in self.sampler.compare(self._pairs, GroupConfig(), measures):
+            for name, value in figures.items():
+                sums[name] = sums.get(name, 0.0) + value / len(self._pairs)
+            rows.append(row)
         return sums, sheet(rows)
 
     def export(self, folder: Path) -> None:

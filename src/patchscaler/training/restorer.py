@@ -13,9 +13,11 @@ from torch.utils.data import Dataset
 from patchscaler.data.pairs import PairDataset, PairSettings, validation_pairs
 from patchscaler.data.pictures import PictureSet, picture_files
 from patchscaler.errors import ConfigError
+from patchscaler.features.lpips import Lpips, load_lpips
 from patchscaler.imaging.fidelity import psnr_y
 from patchscaler.models.restorer import ConvRestorer, bicubic_skip, restoration_loss
-from patchscaler.training.common import load_autoencoder, load_frozen, sheet
+from patchscaler.training.common import decode_square, load_autoencoder, load_frozen, pixel_square, sheet
+from patchscaler.training.compact import read_compact, restorer_from_compact
 from patchscaler.training.settings import RunSettings
 
 
@@ -27,7 +29,11 @@ class RestorerSettings:
     model              ConvRestorer's config
     uncertainty_weight lambda of Eq. 1
     pixel_weight       of the L1 distance in pixels (inverse DCT alone): normalised latents count every frequency alike
-    warm_start         folder of a restorer to begin from instead of from bicubic interpolation
+    warm_start         what to begin from instead of from bicubic interpolation: folder of a restorer, or file of a
+                       compact Real-ESRGAN network (training/compact.py)
+    perceptual_weight  of LPIPS (VGG16) between decoded pictures, on a random square of perceptual_side latents; the
+                       network's pixels and those of Eq. 1 stay what they are when it is 0
+    features           folder of VGG16's convolutions; None: where they are installed
     validation         folder of validation pictures; validation_count of them are used
     """
 
@@ -40,6 +46,9 @@ class RestorerSettings:
     uncertainty_weight: float = 0.5
     pixel_weight: float = 10.0
     warm_start: str | None = None
+    perceptual_weight: float = 0.0
+    perceptual_side: int = 12
+    features: str | None = None
     validation_count: int = 12
 
 
@@ -58,7 +67,14 @@ class RestorerTask:
         else:
             if settings.model:
                 raise ConfigError("warm_start brings its own model settings; leave [model] out")
-            restorer = load_frozen(ConvRestorer, settings.warm_start).requires_grad_(True).train()
+            start = Path(settings.warm_start)
+            if start.is_file():
+                restorer = restorer_from_compact(read_compact(start), self.autoencoder)
+            else:
+                restorer = load_frozen(ConvRestorer, settings.warm_start).requires_grad_(True).train()
+        self.lpips: Lpips | None = None
+        if settings.perceptual_weight:
+            self.lpips = load_lpips("vgg", settings.features).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network: nn.Module = restorer.to(memory_format=torch.channels_last)
         self._pairs: list[dict[str, Tensor]] | None = None
 
@@ -75,7 +91,20 @@ class RestorerTask:
         loss, figures = restoration_loss(restored, target, float(eta), self.settings.uncertainty_weight)  # type: ignore[arg-type]
         inverse = self.autoencoder.inverse_dct
         pixel = (inverse(restored.latents) - inverse(target)).abs().mean()
-        return loss + self.settings.pixel_weight * pixel, figures | {"pixel": pixel.detach()}
+        loss, figures = loss + self.settings.pixel_weight * pixel, figures | {"pixel": pixel.detach()}
+        if self.lpips is None:
+            return loss, figures
+        perceptual = self._perceptual(restored.latents, batch["hr"], generator)
+        return loss + self.settings.perceptual_weight * perceptual, figures | {"perceptual": perceptual.detach()}
+
+    def _perceptual(self, latents: Tensor, truth: Tensor, generator: torch.Generator) -> Tensor:
+        assert self.lpips is not None
+        side = min(self.settings.perceptual_side, *latents.shape[-2:])
+        place = tuple(int(torch.randint(n - side + 1, (), generator=generator)) for n in latents.shape[-2:])
+        decoded = decode_square(self.autoencoder, latents, place, side)  # type: ignore[arg-type]
+        with torch.no_grad():
+            wanted = self.lpips(pixel_square(truth, place, side))  # type: ignore[arg-type]
+        return self.lpips.distance(self.lpips(decoded), wanted).mean()
 
     def validate(self) -> tuple[dict[str, float], Image.Image | None]:
         if self._pairs is None:
