@@ -466,3 +466,14 @@ def test_a_restorer_learns_from_decoded_pictures_too(table: Any, tmp_path: Path)
     assert losses
     assert all(0 < line["perceptual"] < 2 for line in losses)
     assert all(line["loss"] > 3 * line["perceptual"] for line in losses)
+
+
+@needs_vgg
+def test_the_restorer_learns_along_when_it_is_weighted(table: Any, tmp_path: Path, parts: Path) -> None:
+    run_training("finetune", table("finetune", "frozen"))
+    assert not (tmp_path / "frozen/weights/restorer").exists()
+    run_training("finetune", table("finetune", "along") | {"restorer_weight": 0.1})
+    before = load_file(parts / "restorer" / WEIGHTS_FILE)
+    after = load_file(tmp_path / "along/weights/restorer" / WEIGHTS_FILE)
+    assert before.keys() == after.keys()
+    assert all(not torch.equal(before[name], after[name]) for name in ("skip.weight", "exit.weight", "exit.bias"))

@@ -45,7 +45,7 @@ def decode_square(autoencoder: DctAutoencoder, latents: Tensor, place: tuple[int
 def pixel_square(pixels: Tensor, place: tuple[int, int], side: int) -> Tensor:
     """The pixels under the latents [place, place + side)."""
     rows, cols = (slice(STRIDE * start, STRIDE * (start + side)) for start in place)
-    return pixels[..., rows, cols].contiguous(memory_format=torch.channels_last)
+    return pixels[..., rows, cols]
 
 
 def without_traces(settings: Any, scratch: str) -> Any:

@@ -1,5 +1,8 @@
 """Decode-space fine-tuning: Patch-DiT, texture encoder and decoder together, on what the few steps of inference make.
 
+The restorer can learn along: its coarse latents then aren't cached but made anew, and what Patch-DiT makes of them, or
+leaves as it is where a patch gets no steps, is compared as a picture through it, too.
+
 Squared error in latents teaches a denoiser the average of all textures that would do. Here the last prediction is
 decoded and compared as a picture: L1, LPIPS (VGG16) and a small discriminator on the same features. A sample takes the
 way it takes at inference: noised from the coarse y0 at its own group's start (Eq. 6), some steps of DDIM without
@@ -12,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from patchscaler.data.pairs import PairSettings, validation_pairs
+from patchscaler.data.pairs import PairDataset, PairSettings, validation_pairs
 from patchscaler.data.pictures import PictureSet, picture_files
 from patchscaler.diffusion.pgs import GroupConfig, assign_groups, ddim_step, plan
 from patchscaler.diffusion.schedule import TRAIN_STEPS, make_scheduler
@@ -25,7 +29,7 @@ from patchscaler.features.lpips import load_lpips
 from patchscaler.imaging.fidelity import psnr_y
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.patch_dit import PatchDiT
-from patchscaler.models.restorer import ConvRestorer, confidence_from
+from patchscaler.models.restorer import ConvRestorer, confidence_from, restoration_loss
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
 from patchscaler.training.adversarial import FeatureDiscriminator, discriminator_loss, generator_loss
 from patchscaler.training.common import decode_square, load_frozen, pixel_square, sheet
@@ -43,6 +47,8 @@ class FinetuneSettings:
     plans              steps of the groups simple, medium, hard, drawn at random sample by sample
     uniform_share      share of samples noised at a uniform time, half of them from between x0 and y0
     side               latents of a patch, along each side, that are decoded and compared
+    restorer_weight    of Eq. 1; 0: the restorer stays as it is, and its latents of `cache` are used
+    uncertainty_weight lambda of Eq. 1
     *_weight           of the losses; adversarial_after: steps before the discriminator is listened to
     validation_steps   of the groups, when validating; validation_count: pictures, half of them per condition
     """
@@ -64,6 +70,8 @@ class FinetuneSettings:
     uniform_share: float = 0.2
     prompt_dropout: float = 0.1
     side: int = 12
+    restorer_weight: float = 0.0
+    uncertainty_weight: float = 0.5
     latent_weight: float = 0.05
     pixel_weight: float = 1.0
     perceptual_weight: float = 1.0
@@ -75,11 +83,13 @@ class FinetuneSettings:
 
 
 class DecodingDenoiser(nn.Module):
-    """Patch-DiT, its texture encoder and the decoder: the networks that are trained together."""
+    """Patch-DiT, its texture encoder, the decoder and perhaps the restorer: what is trained together."""
 
-    def __init__(self, patch_dit: PatchDiT, encoder: TextureEncoder, autoencoder: DctAutoencoder) -> None:
+    def __init__(
+        self, patch_dit: PatchDiT, encoder: TextureEncoder, autoencoder: DctAutoencoder, restorer: ConvRestorer | None
+    ) -> None:
         super().__init__()
-        self.patch_dit, self.encoder, self.autoencoder = patch_dit, encoder, autoencoder
+        self.patch_dit, self.encoder, self.autoencoder, self.restorer = patch_dit, encoder, autoencoder, restorer
 
     def predict(self, x_t: Tensor, t: Tensor, coarse: Tensor, log_error: Tensor, prompt: Any) -> Tensor:
         """x0 of each sample."""
@@ -108,14 +118,16 @@ class FinetuneTask:
         self.alphas = torch.cat([make_scheduler().alphas_cumprod, torch.ones(1)])  # time -1: the clean latent
         self.plans = [GroupConfig(steps=tuple(steps)) for steps in settings.plans]
         torch.manual_seed(settings.run.seed)
+        restorer = load_frozen(ConvRestorer, settings.restorer).to(memory_format=torch.channels_last)
         self.network = DecodingDenoiser(
             load_frozen(PatchDiT, settings.patch_dit),
             load_frozen(TextureEncoder, settings.texture_encoder),
             load_frozen(DctAutoencoder, settings.autoencoder).to(memory_format=torch.channels_last),
+            restorer if settings.restorer_weight else None,
         )
         self.network.requires_grad_(True).train()
         self.sampler = Sampler(
-            load_frozen(ConvRestorer, settings.restorer).to(memory_format=torch.channels_last),
+            restorer,
             load_frozen(TextureClassifier, settings.classifier),
             load_frozen(ReferenceTextureMemory, settings.memory),
             self.network.encoder,
@@ -137,6 +149,8 @@ class FinetuneTask:
 
     def dataset(self) -> Dataset:
         settings = self.settings
+        if settings.restorer_weight:
+            return PairDataset(settings.pictures, settings.pairs, settings.run.seed)
         parts = self.network.autoencoder, self.sampler.restorer
         cache = LatentCache(settings.cache, settings.pictures, settings.pairs, *parts)
         return PatchDataset(cache, self.patch, settings.run.seed, settings.hard_share)
@@ -144,17 +158,20 @@ class FinetuneTask:
     def loss(
         self, network: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        settings, coarse, pixels = self.settings, batch["coarse"], batch["pixels"]
+        settings, restoration = self.settings, None
+        if settings.restorer_weight:
+            batch, restoration = self._restored(batch, generator)
+        coarse, pixels = batch["coarse"], batch["pixels"]
         hr = self.network.autoencoder.encode(pixels)
         prompt = None
         if float(torch.rand((), generator=generator)) >= settings.prompt_dropout:
             with torch.no_grad():
-                prompt = self.sampler.prompt(coarse)
+                prompt = self.sampler.prompt(coarse.detach())
         with torch.no_grad():
             x_t, t = self._states(hr, coarse, batch["log_error"], prompt, generator)
         top, left = torch.randint(self.patch - settings.side + 1, (2,), generator=generator).tolist()
         x0, decoded = network(x_t, t, coarse, batch["log_error"], prompt, (top, left), settings.side)
-        truth = pixel_square(pixels, (top, left), settings.side)
+        truth = pixel_square(pixels, (top, left), settings.side).contiguous(memory_format=torch.channels_last)
         latent, pixel = (x0 - hr).square().mean(), (decoded - truth).abs().mean()
         with torch.no_grad():
             wanted = self.lpips.features(truth)
@@ -167,11 +184,35 @@ class FinetuneTask:
             + settings.perceptual_weight * perceptual
             + settings.adversarial_weight * adversarial
         )
+        if restoration is not None:
+            loss, figures = loss + settings.restorer_weight * restoration, figures | {"eq1": restoration.detach()}
         return loss, figures | {
             "latent": latent.detach(),
             "pixel": pixel.detach(),
             "perceptual": perceptual.detach(),
         }
+
+    def _restored(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
+        """A patch of each degraded crop, as PatchDataset gives them but with gradients; and Eq. 1 of the crops."""
+        restorer, settings = self.network.restorer, self.settings
+        assert restorer is not None
+        restored = restorer(batch["lr"].contiguous(memory_format=torch.channels_last))
+        truth = self.network.autoencoder.encode(batch["hr"])
+        equation, _ = restoration_loss(restored, truth, restorer.eta, settings.uncertainty_weight)
+        log_error = restored.log_error.detach()
+        difficulty = F.avg_pool2d(log_error, self.patch, stride=1).squeeze(1)
+        count, rows, cols = difficulty.shape
+        found: dict[str, list[Tensor]] = {"coarse": [], "log_error": [], "pixels": []}
+        for sample in range(count):
+            top, left = (torch.randint(n, (2,), generator=generator).tolist() for n in (rows, cols))
+            harder = int(difficulty[sample, top[1], left[1]] > difficulty[sample, top[0], left[0]])
+            chosen = harder if float(torch.rand((), generator=generator)) < settings.hard_share else 0
+            place = top[chosen], left[chosen]
+            r, c = (slice(start, start + self.patch) for start in place)
+            found["coarse"].append(restored.latents[sample, :, r, c])
+            found["log_error"].append(log_error[sample, :, r, c])
+            found["pixels"].append(pixel_square(batch["hr"][sample], place, self.patch))
+        return {name: torch.stack(parts) for name, parts in found.items()}, equation
 
     def _adversarial(self, got: list[Tensor], wanted: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """One step of the discriminator, then what it says of the decoded pictures."""
@@ -260,6 +301,8 @@ class FinetuneTask:
         self.network.patch_dit.save_pretrained(folder / "patch_dit")
         self.network.encoder.save_pretrained(folder / "texture_encoder")
         self.network.autoencoder.save_pretrained(folder / "autoencoder")
+        if self.network.restorer is not None:
+            self.network.restorer.save_pretrained(folder / "restorer")
 
 
 @dataclass
