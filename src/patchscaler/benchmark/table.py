@@ -110,7 +110,8 @@ def _pgs(pgs: dict[str, Any]) -> Table:
     for key, digits in (("sample_seconds", 2), ("patch_steps", 0), ("psnr_y", 2), ("quality", 4)):
         values = pgs["uniform"].get(key), pgs["adaptive"].get(key)
         if None not in values:
-            table.add_row(key, *(_number(value, digits) for value in values), f"{values[1] / values[0]:.3f}")
+            name = pgs.get("quality_name", key) if key == "quality" else key
+            table.add_row(name, *(_number(value, digits) for value in values), f"{values[1] / values[0]:.3f}")
     table.add_row("mean pixel difference", "", "", f"{255 * pgs['mean_difference']:.2f} / 255")
     return table
 

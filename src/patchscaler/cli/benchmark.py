@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from patchscaler.cli.upscale import choose_device, parse_steps
-from patchscaler.errors import ConfigError
+from patchscaler.errors import ConfigError, PatchScalerError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -89,11 +92,24 @@ def benchmark(
 def _pgs(folder: Path, configuration: Any, lines: Any) -> dict[str, Any]:
     from patchscaler.benchmark.child import load
     from patchscaler.benchmark.pgs_gain import compare
+    from patchscaler.features.lpips import load_lpips
 
-    return compare(
+    quality = None
+    try:
+        lpips = load_lpips("alex")
+    except PatchScalerError as error:  # its weights are no dependency of ours
+        lines.print(f"PGS against uniform: without LPIPS, {error}")
+    else:
+
+        def quality(result: Tensor, original: Tensor) -> float:
+            return float(lpips.distance(lpips(result), lpips(original)))
+
+    found = compare(
         load(configuration),
         folder,
+        quality=quality,
         steps=configuration.steps,
         batch_size=configuration.batch_size,
         notify=lines.print,
     )
+    return found | ({} if quality is None else {"quality_name": "lpips_alex"})
