@@ -28,7 +28,7 @@ from patchscaler.models.restorer import ConvRestorer
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
 from patchscaler.storage import WEIGHTS_FILE, check_part
 from patchscaler.training import loop
-from patchscaler.training.common import sheet
+from patchscaler.training.common import grid_energy, sheet
 from patchscaler.training.settings import RunSettings, build, read_toml
 
 law = settings(deadline=None, max_examples=50)
@@ -477,3 +477,13 @@ def test_the_restorer_learns_along_when_it_is_weighted(table: Any, tmp_path: Pat
     after = load_file(tmp_path / "along/weights/restorer" / WEIGHTS_FILE)
     assert before.keys() == after.keys()
     assert all(not torch.equal(before[name], after[name]) for name in ("skip.weight", "exit.weight", "exit.bias"))
+
+
+def test_grid_energy_sees_what_repeats() -> None:
+    torch.manual_seed(0)
+    noise = torch.randn(4, 3, 96, 100)
+    pattern = torch.randn(4, 3, 16, 16).repeat(1, 1, 6, 7)[..., :100]
+    assert 0.8 < float(grid_energy(noise, 16)) < 1.2
+    assert float(grid_energy(pattern, 16)) == pytest.approx(36 * float(pattern[..., :16, :16].var()), rel=0.05)
+    shade = torch.full((1, 3, 32, 32), 0.3)  # is no pattern
+    assert float(grid_energy(shade, 16)) == pytest.approx(0, abs=1e-9)

@@ -48,6 +48,18 @@ def pixel_square(pixels: Tensor, place: tuple[int, int], side: int) -> Tensor:
     return pixels[..., rows, cols]
 
 
+def grid_energy(residual: Tensor, period: int) -> Tensor:
+    """How strongly a residual (n,c,H,W) repeats every `period` pixels: its energy per cell after averaging the cells.
+
+    The variance of an ordinary residual; as many times more as there are cells for one that is the same in each. Losses
+    that compare places one by one hardly see such a pattern, the eye sees it first.
+    """
+    rows, cols = (length // period for length in residual.shape[-2:])
+    cells = residual[..., : rows * period, : cols * period].unflatten(-1, (cols, period)).unflatten(-3, (rows, period))
+    mean = cells.mean(dim=(-4, -2))
+    return rows * cols * (mean - mean.mean(dim=(-2, -1), keepdim=True)).square().mean()
+
+
 def without_traces(settings: Any, scratch: str) -> Any:
     """Settings of a run whose new caches lie in the folder `scratch` and are as small as one batch allows."""
     changed = {}

@@ -27,12 +27,12 @@ from patchscaler.diffusion.schedule import TRAIN_STEPS, make_scheduler
 from patchscaler.errors import ConfigError
 from patchscaler.features.lpips import load_lpips
 from patchscaler.imaging.fidelity import psnr_y
-from patchscaler.models.autoencoder import DctAutoencoder
+from patchscaler.models.autoencoder import STRIDE, DctAutoencoder
 from patchscaler.models.patch_dit import PatchDiT
 from patchscaler.models.restorer import ConvRestorer, confidence_from, restoration_loss
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
 from patchscaler.training.adversarial import FeatureDiscriminator, discriminator_loss, generator_loss
-from patchscaler.training.common import decode_square, load_frozen, pixel_square, sheet
+from patchscaler.training.common import decode_square, grid_energy, load_frozen, pixel_square, sheet
 from patchscaler.training.latents import CacheSettings, LatentCache, PatchDataset
 from patchscaler.training.sampling import Sampler
 from patchscaler.training.settings import RunSettings
@@ -49,6 +49,7 @@ class FinetuneSettings:
     side               latents of a patch, along each side, that are decoded and compared
     restorer_weight    of Eq. 1; 0: the restorer stays as it is, and its latents of `cache` are used
     uncertainty_weight lambda of Eq. 1
+    grid_weight        of `grid_energy`, against patterns that repeat from token to token
     *_weight           of the losses; adversarial_after: steps before the discriminator is listened to
     validation_steps   of the groups, when validating; validation_count: pictures, half of them per condition
     """
@@ -76,6 +77,7 @@ class FinetuneSettings:
     pixel_weight: float = 1.0
     perceptual_weight: float = 1.0
     adversarial_weight: float = 0.02
+    grid_weight: float = 0.0
     adversarial_after: int = 200
     discriminator_rate: float = 2e-4
     validation_steps: list[int] = field(default_factory=lambda: [1, 2, 3])
@@ -178,11 +180,13 @@ class FinetuneTask:
         got = self.lpips.features(decoded)
         perceptual = self.lpips.distance(self.lpips.unit(got), self.lpips.unit(wanted)).mean()
         adversarial, figures = self._adversarial(got[:4], wanted[:4])
+        grid = grid_energy(decoded - truth, STRIDE * int(self.network.patch_dit.config["patch_size"]))
         loss = (
             settings.latent_weight * latent
             + settings.pixel_weight * pixel
             + settings.perceptual_weight * perceptual
             + settings.adversarial_weight * adversarial
+            + settings.grid_weight * grid
         )
         if restoration is not None:
             loss, figures = loss + settings.restorer_weight * restoration, figures | {"eq1": restoration.detach()}
@@ -190,6 +194,7 @@ class FinetuneTask:
             "latent": latent.detach(),
             "pixel": pixel.detach(),
             "perceptual": perceptual.detach(),
+            "grid": grid.detach(),
         }
 
     def _restored(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
