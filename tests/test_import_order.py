@@ -36,7 +36,7 @@ SEES: dict[str, set[str]] = {
     "evaluation": INFERENCE | {"assembly", "data", "features", "patchscaler"},
     "integrations": INFERENCE | {"assembly", "sizes", "patchscaler"},
     "web": INFERENCE | {"assembly", "sizes", "patchscaler"},
-    "benchmark": INFERENCE | {"patchscaler"},
+    "benchmark": INFERENCE | {"features", "patchscaler"},
     "onnx": INFERENCE,
     "cli": INFERENCE
     | {

@@ -11,6 +11,7 @@ from torch import Tensor
 from patchscaler.benchmark.settings import ADAPTIVE, BASELINES, UNIFORM
 from patchscaler.diffusion.pgs import GroupConfig
 from patchscaler.errors import ConfigError
+from patchscaler.features.lpips import load_lpips
 from patchscaler.imaging.fidelity import psnr_y
 from patchscaler.imaging.files import find_pictures, read_picture
 from patchscaler.imaging.geometry import Size
@@ -19,6 +20,16 @@ from patchscaler.pipeline import SCALE, PatchScalerPipeline
 
 # (result, original), each (1,3,H,W) float32 RGB in [0,1] -> a figure that falls as the result gets better, e.g. LPIPS.
 Quality = Callable[[Tensor, Tensor], float]
+
+
+def lpips_quality() -> Quality:
+    """LPIPS (alex). Raises WeightsError where its convolutions are not installed."""
+    lpips = load_lpips("alex")
+
+    def quality(result: Tensor, original: Tensor) -> float:
+        return float(lpips.distance(lpips(result), lpips(original)))
+
+    return quality
 
 
 def compare(

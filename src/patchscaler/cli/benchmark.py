@@ -2,15 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from patchscaler.cli.upscale import choose_device, parse_steps
 from patchscaler.errors import ConfigError, PatchScalerError
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -91,19 +88,13 @@ def benchmark(
 
 def _pgs(folder: Path, configuration: Any, lines: Any) -> dict[str, Any]:
     from patchscaler.benchmark.child import load
-    from patchscaler.benchmark.pgs_gain import compare
-    from patchscaler.features.lpips import load_lpips
+    from patchscaler.benchmark.pgs_gain import compare, lpips_quality
 
     quality = None
     try:
-        lpips = load_lpips("alex")
+        quality = lpips_quality()
     except PatchScalerError as error:  # its weights are no dependency of ours
         lines.print(f"PGS against uniform: without LPIPS, {error}")
-    else:
-
-        def quality(result: Tensor, original: Tensor) -> float:
-            return float(lpips.distance(lpips(result), lpips(original)))
-
     found = compare(
         load(configuration),
         folder,
