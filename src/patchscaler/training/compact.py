@@ -16,7 +16,7 @@ from torch import Tensor
 
 from patchscaler.errors import WeightsError
 from patchscaler.models.autoencoder import DctAutoencoder
-from patchscaler.models.restorer import ConvRestorer
+from patchscaler.models.restorer import ConvRestorer, cell_kernel, enlarged_skip
 
 _HALF = 0x01306B47  # ncnn's mark of weights in half precision
 _SCALE = 4
@@ -91,36 +91,16 @@ def restorer_from_compact(tensors: list[Tensor], autoencoder: DctAutoencoder) ->
         block[1].weight.copy_(weight)
         block[1].bias.copy_(bias)
     restorer.body[-1].weight.copy_(slopes[-1])
-    weight, bias = layers[-1]
 
     def from_features(features: Tensor) -> Tensor:
-        return autoencoder.encode(F.pixel_shuffle(F.conv2d(features, weight, bias, padding=1), _SCALE))
+        return autoencoder.encode(F.pixel_shuffle(F.conv2d(features, *layers[-1], padding=1), _SCALE))
 
-    def from_pixels(pixels: Tensor) -> Tensor:
-        return autoencoder.encode(F.interpolate(pixels, scale_factor=_SCALE, mode="nearest"))
-
-    features, constant = _cell_kernel(from_features, width)
-    restorer.exit.weight[:-1].copy_(features)
-    grey = torch.full((1, 3, 2, 2), 0.5)
-    pixels, _ = _cell_kernel(from_pixels, 3)
-    restorer.skip.weight.copy_(pixels)
-    # encode is affine: its constant is in both maps, so it is taken once.
-    restorer.skip.bias.copy_(from_pixels(grey)[0, :, 0, 0])
-    zero = from_pixels(torch.zeros(1, 3, 2, 2))[0, :, 0, 0]
-    restorer.exit.bias[:-1].copy_(constant - zero)
+    kernel, constant = cell_kernel(from_features, width)
+    restorer.exit.weight[:-1].copy_(kernel)
+    # encode is affine: its own constant is in both maps, and belongs to the enlarged input's.
+    offset = autoencoder.encode(torch.zeros(1, 3, 8, 8))[0, :, 0, 0]
+    restorer.exit.bias[:-1].copy_(constant - offset)
+    weight, bias = enlarged_skip(autoencoder.encode, "nearest")
+    restorer.skip.weight.copy_(weight)
+    restorer.skip.bias.copy_(bias)
     return restorer
-
-
-def _cell_kernel(affine, channels: int) -> tuple[Tensor, Tensor]:  # type: ignore[no-untyped-def]
-    """Weight (c, 4 channels, 3, 3) on PixelUnshuffle(2) cells and constant (c,) of an affine map at LR resolution."""
-    side, middle = 10, 2  # LR pixels; the probed 2x2 cell sits at cell (2,2)
-    flat = torch.zeros(1, channels, side, side)
-    constant = affine(flat)[0, :, middle, middle]
-    probes = torch.zeros(4 * channels, channels, side, side)
-    for channel in range(channels):
-        for row in range(2):
-            for column in range(2):
-                probes[channel * 4 + row * 2 + column, channel, 2 * middle + row, 2 * middle + column] = 1.0
-    response = affine(probes)[:, :, middle - 1 : middle + 2, middle - 1 : middle + 2] - constant[None, :, None, None]
-    # The response at (m - dy) is the kernel's value at +dy: correlation flips the axes.
-    return response.flip(2, 3).transpose(0, 1).contiguous(), constant

@@ -32,7 +32,8 @@ from patchscaler.models.patch_dit import PatchDiT
 from patchscaler.models.restorer import ConvRestorer, confidence_from, restoration_loss
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
 from patchscaler.training.adversarial import FeatureDiscriminator, discriminator_loss, generator_loss
-from patchscaler.training.common import decode_square, grid_energy, load_frozen, pixel_square, sheet
+from patchscaler.training.common import load_frozen, sheet
+from patchscaler.training.decoding import DecodingDenoiser, grid_energy, pixel_square
 from patchscaler.training.latents import CacheSettings, LatentCache, PatchDataset
 from patchscaler.training.sampling import Sampler
 from patchscaler.training.settings import RunSettings
@@ -82,33 +83,6 @@ class FinetuneSettings:
     discriminator_rate: float = 2e-4
     validation_steps: list[int] = field(default_factory=lambda: [1, 2, 3])
     validation_count: int = 12
-
-
-class DecodingDenoiser(nn.Module):
-    """Patch-DiT, its texture encoder, the decoder and perhaps the restorer: what is trained together."""
-
-    def __init__(
-        self, patch_dit: PatchDiT, encoder: TextureEncoder, autoencoder: DctAutoencoder, restorer: ConvRestorer | None
-    ) -> None:
-        super().__init__()
-        self.patch_dit, self.encoder, self.autoencoder, self.restorer = patch_dit, encoder, autoencoder, restorer
-
-    def predict(self, x_t: Tensor, t: Tensor, coarse: Tensor, log_error: Tensor, prompt: Any) -> Tensor:
-        """x0 of each sample."""
-        texture = None if prompt is None else self.patch_dit.texture_cache(self.encoder(*prompt))
-        return self.patch_dit(x_t, t, coarse, log_error, texture)
-
-    def forward(
-        self, x_t: Tensor, t: Tensor, coarse: Tensor, log_error: Tensor, prompt: Any, place: tuple[int, int], side: int
-    ) -> tuple[Tensor, Tensor]:
-        """Predicted x0 (t < 0: the coarse patch as it is), and its pixels at latents [place, place + side)."""
-        denoised = (t >= 0).nonzero().squeeze(1)
-        x0 = coarse
-        if len(denoised):
-            chosen = None if prompt is None else [p[denoised] for p in prompt]
-            args = (v[denoised] for v in (x_t, t, coarse, log_error))
-            x0 = coarse.index_copy(0, denoised, self.predict(*args, prompt=chosen))
-        return x0, decode_square(self.autoencoder, x0, place, side)
 
 
 class FinetuneTask:

@@ -15,9 +15,10 @@ from patchscaler.data.pictures import PictureSet, picture_files
 from patchscaler.errors import ConfigError
 from patchscaler.features.lpips import Lpips, load_lpips
 from patchscaler.imaging.fidelity import psnr_y
-from patchscaler.models.restorer import ConvRestorer, bicubic_skip, restoration_loss
-from patchscaler.training.common import decode_square, load_autoencoder, load_frozen, pixel_square, sheet
+from patchscaler.models.restorer import ConvRestorer, enlarged_skip, restoration_loss
+from patchscaler.training.common import load_autoencoder, load_frozen, sheet
 from patchscaler.training.compact import read_compact, restorer_from_compact
+from patchscaler.training.decoding import decode_square, pixel_square
 from patchscaler.training.settings import RunSettings
 
 
@@ -60,7 +61,7 @@ class RestorerTask:
         torch.manual_seed(settings.run.seed)
         if settings.warm_start is None:
             restorer = ConvRestorer(latent_channels=self.autoencoder.latent_channels, **settings.model)
-            weight, bias = bicubic_skip(self.autoencoder.encode, self.autoencoder.latent_channels)
+            weight, bias = enlarged_skip(self.autoencoder.encode, "bicubic")
             restorer.skip.weight.data.copy_(weight)
             assert restorer.skip.bias is not None
             restorer.skip.bias.data.copy_(bias)
