@@ -234,7 +234,10 @@ def test_losses_are_named(upscale: Call, tmp_path: Path) -> None:
 def test_ctrl_c_leaves_whole_files_only(tmp_path: Path, tiny_model: Path) -> None:
     for number in range(60):
         make_picture(tmp_path / "in" / f"{number:02d}.png", 40, 30)
-    command = [sys.executable, "-c", "from patchscaler.cli.main import main; main()", "upscale", "in", "-o", "out"]
+    # Where the tests run in the background, signals may be ignored from birth; what is meant here is a terminal.
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    program += "; from patchscaler.cli.main import main; main()"
+    command = [sys.executable, "-c", program, "upscale", "in", "-o", "out"]
     more = ["--model", str(tiny_model), "--device", "cpu", "--steps", "1,1,1"]
     running = subprocess.Popen([*command, *more], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 60
