@@ -28,6 +28,7 @@ from patchscaler.features.lpips import load_lpips
 from patchscaler.features.trunks import AlexNetTrunk
 from patchscaler.imaging.fidelity import psnr_y
 from patchscaler.imaging.files import read_picture, write_picture
+from patchscaler.inference.parts import default_dtype
 from test_features import write_torchvision
 
 
@@ -397,7 +398,7 @@ def test_a_model_under_two_conditions(evaluate, tmp_path: Path, tiny_model: Path
     assert report["model"]["weights_mb"] > 0
 
     # The inputs are those that training validates on, and the results those of the pipeline, rounded.
-    pipeline = PatchScalerPipeline.from_pretrained(tiny_model, dtype=torch.float32)
+    pipeline = PatchScalerPipeline.from_pretrained(tiny_model, dtype=default_dtype("cpu"))
     for condition in conditions:
         pairs = validation_pairs(str(training_pictures), 0, condition)
         for path, pair in zip(sorted(training_pictures.iterdir()), pairs, strict=True):

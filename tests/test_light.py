@@ -10,7 +10,7 @@ from PIL import Image
 
 from patchscaler import PatchScalerPipeline
 from patchscaler.diffusion.schedule import alphas_from, make_scheduler
-from patchscaler.inference.parts import load_parts
+from patchscaler.inference.parts import default_dtype, load_parts
 
 COMMAND = """
 import sys
@@ -30,7 +30,7 @@ def test_the_command_needs_no_diffusers(tiny_model: Path, photo: Image.Image, tm
     answer = subprocess.run(command, capture_output=True, text=True, check=True)
     assert answer.stderr == ""
     assert answer.stdout.splitlines()[1:] == [""]
-    pipeline = PatchScalerPipeline.from_pretrained(tiny_model, dtype=torch.float32)
+    pipeline = PatchScalerPipeline.from_pretrained(tiny_model, dtype=default_dtype("cpu"))
     with Image.open(tmp_path / "p_x4.png") as found:
         pairs = zip(found.tobytes(), pipeline(photo, steps=(1, 2, 3)).images[0].tobytes(), strict=True)
         # Another number of threads sums in another order.

@@ -64,3 +64,10 @@ def test_impossible_configs_are_refused(tiny_model: Path, tmp_path: Path, config
 def test_no_such_model() -> None:
     with pytest.raises(WeightsError, match="no such model folder"):
         PatchScalerPipeline.from_pretrained("./nowhere")
+
+
+def test_loading_in_half_precision_rounds_once(tiny_model: Path) -> None:
+    """diffusers builds a model with the wanted dtype as the default one; what our code computes then is still exact."""
+    half = PatchScalerPipeline.from_pretrained(tiny_model, dtype=torch.bfloat16).patch_dit
+    exact = PatchScalerPipeline.from_pretrained(tiny_model, dtype=torch.float32).patch_dit
+    assert torch.equal(half.positions.bfloat16(), exact.positions.bfloat16())

@@ -13,6 +13,7 @@ from PIL import Image
 from patchscaler import PatchScalerPipeline
 from patchscaler.errors import ConfigError
 from patchscaler.inference.budget import Speed, sampling_seconds, steps_within
+from patchscaler.inference.parts import default_dtype
 from patchscaler.inference.settings import DEFAULT_QUALITY, LADDER, QUALITIES, TAUS, Settings, choose_steps
 
 counts = st.lists(st.integers(0, 400), min_size=3, max_size=3)
@@ -107,7 +108,7 @@ def test_the_options_of_the_command(
     from patchscaler.cli.main import main
 
     photo.save(tmp_path / "p.png")
-    pipeline = PatchScalerPipeline.from_pretrained(tiny_model, dtype=torch.float32)
+    pipeline = PatchScalerPipeline.from_pretrained(tiny_model, dtype=default_dtype("cpu"))
 
     def run(*options: str) -> str:
         command = ["patchscaler", "upscale", str(tmp_path / "p.png"), "--model", str(tiny_model), *options]

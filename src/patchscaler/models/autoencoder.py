@@ -65,8 +65,8 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1, padding_mode="replicate")
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, padding_mode="replicate")
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 
@@ -110,11 +110,11 @@ class DctAutoencoder(ModelMixin, ConfigMixin):
         for name, values in (("latents_mean", latents_mean), ("latents_std", latents_std)):
             if values is not None and len(values) != self.latent_channels:
                 raise ConfigError(f"{name} has {len(values)} values for {self.latent_channels} latent channels")
-        self.entry = nn.Conv2d(self.latent_channels, width, 3, padding=1)
+        self.entry = nn.Conv2d(self.latent_channels, width, 3, padding=1, padding_mode="replicate")
         self.coarse = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
-        self.rise = nn.Conv2d(width, 4 * fine_width, 3, padding=1)
+        self.rise = nn.Conv2d(width, 4 * fine_width, 3, padding=1, padding_mode="replicate")
         self.fine = nn.Sequential(*(ResidualBlock(fine_width) for _ in range(fine_blocks)))
-        self.exit = nn.Conv2d(fine_width, 3 * 16, 3, padding=1)
+        self.exit = nn.Conv2d(fine_width, 3 * 16, 3, padding=1, padding_mode="replicate")
         nn.init.zeros_(self.exit.weight)
         nn.init.zeros_(self.exit.bias)  # type: ignore[arg-type]
 

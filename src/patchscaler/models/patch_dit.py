@@ -31,9 +31,12 @@ class TextureCache(NamedTuple):
 
 
 def _sincos_positions(side: int, width: int) -> Tensor:
-    """Fixed two-dimensional sine-cosine embedding, (side * side, width): half for the row, half for the column."""
-    frequencies = torch.exp(-math.log(10_000.0) * torch.arange(width // 4) / (width // 4))
-    angles = torch.arange(side)[:, None] * frequencies[None]
+    """Fixed two-dimensional sine-cosine embedding, (side * side, width): half for the row, half for the column.
+
+    float32 whatever the default dtype, which diffusers changes while it loads a model.
+    """
+    frequencies = torch.exp(-math.log(10_000.0) * torch.arange(width // 4, dtype=torch.float32) / (width // 4))
+    angles = torch.arange(side, dtype=torch.float32)[:, None] * frequencies[None]
     line = torch.cat([angles.sin(), angles.cos()], dim=1)
     rows = line[:, None].expand(side, side, -1)
     columns = line[None].expand(side, side, -1)
@@ -43,7 +46,7 @@ def _sincos_positions(side: int, width: int) -> Tensor:
 def _time_features(t: Tensor) -> Tensor:
     """Sine-cosine features of the time step, (n, 256) float32."""
     half = _TIME_FEATURES // 2
-    frequencies = torch.exp(-math.log(10_000.0) * torch.arange(half, device=t.device) / half)
+    frequencies = torch.exp(-math.log(10_000.0) * torch.arange(half, dtype=torch.float32, device=t.device) / half)
     angles = t.float()[:, None] * frequencies[None]
     return torch.cat([angles.cos(), angles.sin()], dim=1)
 

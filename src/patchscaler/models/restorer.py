@@ -65,7 +65,7 @@ class PlainBlock(nn.Sequential):
     """PReLU - conv."""
 
     def __init__(self, width: int) -> None:
-        super().__init__(nn.PReLU(width), nn.Conv2d(width, width, 3, padding=1))
+        super().__init__(nn.PReLU(width), nn.Conv2d(width, width, 3, padding=1, padding_mode="replicate"))
 
 
 class ConvRestorer(ModelMixin, ConfigMixin):
@@ -96,14 +96,14 @@ class ConvRestorer(ModelMixin, ConfigMixin):
         if block not in ("residual", "plain"):
             raise ConfigError(f'block "{block}": choose residual or plain')
         # A linear path that can hold bicubic interpolation exactly: x4 bicubic of a 2x2 LR cell needs 6x6 LR pixels.
-        self.skip = nn.Conv2d(12, latent_channels, 3, padding=1)
-        self.entry = nn.Conv2d(3, width, 3, padding=1)
+        self.skip = nn.Conv2d(12, latent_channels, 3)
+        self.entry = nn.Conv2d(3, width, 3, padding=1, padding_mode="replicate")
         self.residual = block == "residual"
         self.body = nn.Sequential(
             *(ResidualBlock(width) if self.residual else PlainBlock(width) for _ in range(blocks)),
             *(() if self.residual else (nn.PReLU(width),)),
         )
-        self.exit = nn.Conv2d(4 * width, latent_channels + 1, 3, padding=1)
+        self.exit = nn.Conv2d(4 * width, latent_channels + 1, 3)
         nn.init.zeros_(self.exit.weight)
         nn.init.zeros_(self.exit.bias)  # type: ignore[arg-type]
 
@@ -123,12 +123,17 @@ class ConvRestorer(ModelMixin, ConfigMixin):
             raise ValueError(f"sides {tuple(pixels.shape[-2:])} must be even")
         centred = pixels - 0.5
         with torch.autocast(pixels.device.type, enabled=False):  # bf16 would cost colour precision here
-            cells = F.pixel_unshuffle(centred.float(), 2)
-            base = F.conv2d(cells, self.skip.weight.float(), self.skip.bias.float(), padding=1)  # type: ignore[union-attr]
+            cells = _cells(centred.float())
+            base = F.conv2d(cells, self.skip.weight.float(), self.skip.bias.float())  # type: ignore[union-attr]
         x = self.entry(centred.to(self.entry.weight.dtype))
         x = self.body(x) + x if self.residual else self.body(x)
-        out = self.exit(F.pixel_unshuffle(x, 2)).float()
+        out = self.exit(_cells(x)).float()
         return Restoration(base + out[:, :-1], soft_log_error(out[:, -1:]))
+
+
+def _cells(x: Tensor) -> Tensor:
+    """(n,c,H,W) -> (n,4c,H/2+2,W/2+2): 2x2 cells, with one more around that repeats the border's pixels."""
+    return F.pixel_unshuffle(F.pad(x, (2, 2, 2, 2), mode="replicate"), 2)
 
 
 def cell_kernel(affine: Callable[[Tensor], Tensor], channels: int) -> tuple[Tensor, Tensor]:

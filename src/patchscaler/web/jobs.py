@@ -253,6 +253,14 @@ class JobQueue:
             finished = sorted((job for job in self._jobs.values() if job.state in FINISHED), key=lambda j: j.finished)
         now, room = time.monotonic(), self.limits.keep_bytes
         for job in reversed(finished):
-            room -= sum(file.stat().st_size for file in (job.result, job.preview_file) if file.is_file())
+            room -= sum(_bytes(file) for file in (job.result, job.preview_file))
             if room < 0 or now - job.finished > self.limits.keep_seconds:
                 self.remove(job)
+
+
+def _bytes(file: Path) -> int:
+    """Size of a file; 0 where there is none, or where its job is removed at this very moment."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
