@@ -155,6 +155,7 @@ class DegradationConfig:
 
 
 @torch.no_grad()
+@torch.autocast("cpu", enabled=False)  # a trainer's autocast would blur in bfloat16
 def degrade(
     image: Float[Tensor, "3 H W"], config: DegradationConfig, generator: np.random.Generator, scale: int = 4
 ) -> Float[Tensor, "3 h w"]:
