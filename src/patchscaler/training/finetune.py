@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from patchscaler.data.pairs import PairDataset, PairSettings, validation_pairs
+from patchscaler.data.pairs import CONDITIONS, PairDataset, PairSettings, validation_pairs
 from patchscaler.data.pictures import PictureSet, picture_files
 from patchscaler.diffusion.pgs import GroupConfig, assign_groups, ddim_step, plan
 from patchscaler.diffusion.schedule import TRAIN_STEPS, make_scheduler
@@ -52,7 +52,7 @@ class FinetuneSettings:
     uncertainty_weight lambda of Eq. 1
     grid_weight        of `grid_energy`, against patterns that repeat from token to token
     *_weight           of the losses; adversarial_after: steps before the discriminator is listened to
-    validation_steps   of the groups, when validating; validation_count: pictures, half of them per condition
+    validation_steps   of the groups, when validating; validation_count: pictures, a third of them per condition
     """
 
     run: RunSettings
@@ -82,7 +82,7 @@ class FinetuneSettings:
     adversarial_after: int = 200
     discriminator_rate: float = 2e-4
     validation_steps: list[int] = field(default_factory=lambda: [1, 2, 3])
-    validation_count: int = 12
+    validation_count: int = 18
 
 
 class FinetuneTask:
@@ -255,21 +255,21 @@ class FinetuneTask:
     def validate(self) -> tuple[dict[str, float], Image.Image | None]:
         settings = self.settings
         if self._pairs is None:
-            half = max(1, settings.validation_count // 2)
+            each = max(1, settings.validation_count // len(CONDITIONS))
             self._pairs = [
                 pair
-                for condition in ("bicubic", "real_esrgan")
-                for pair in validation_pairs(settings.validation, 4 * half, condition, side=256)[::4]
+                for condition in CONDITIONS
+                for pair in validation_pairs(settings.validation, 4 * each, condition, side=256)[::4]
             ]
         config = GroupConfig(steps=tuple(settings.validation_steps))
         sums: dict[str, float] = {}
         rows = []
         compared = self.sampler.compare(self._pairs, config, {"psnr_y": psnr_y, "lpips_alex": self._judge})
         for number, (row, figures) in enumerate(compared):
-            condition = "bicubic" if number < len(self._pairs) // 2 else "real_esrgan"
+            condition = list(CONDITIONS)[len(CONDITIONS) * number // len(self._pairs)]
             for name, value in figures.items():
                 key = f"{name}_{condition}"
-                sums[key] = sums.get(key, 0.0) + 2 * value / len(self._pairs)
+                sums[key] = sums.get(key, 0.0) + len(CONDITIONS) * value / len(self._pairs)
             rows.append(row)
         return sums, sheet(rows)
 
