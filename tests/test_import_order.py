@@ -30,11 +30,13 @@ SEES: dict[str, set[str]] = {
     "presets": {"errors", "models"},
     "training": NETWORKS | {"data", "features"},
     "inference": NETWORKS | {"storage", "report", "patchscaler"},
+    "pgs": {"errors", "imaging", "diffusion"},  # for any model: it imports no network of ours
+    "coarse": NETWORKS | {"storage", "report", "inference", "pgs"},
     "pipeline": NETWORKS | {"storage", "report", "presets", "inference"},
     "assembly": INFERENCE | {"patchscaler"},
     "sizes": INFERENCE | {"patchscaler"},
     "evaluation": INFERENCE | {"assembly", "data", "features", "patchscaler"},
-    "integrations": INFERENCE | {"assembly", "sizes", "patchscaler"},
+    "integrations": INFERENCE | {"assembly", "sizes", "pgs", "coarse", "patchscaler"},
     "web": INFERENCE | {"assembly", "sizes", "patchscaler"},
     "benchmark": INFERENCE | {"features", "patchscaler"},
     "onnx": INFERENCE,
@@ -48,6 +50,8 @@ SEES: dict[str, set[str]] = {
         "integrations",
         "onnx",
         "sizes",
+        "pgs",
+        "coarse",
         "web",
         "patchscaler",
     },
@@ -171,6 +175,11 @@ def test_the_package_alone_is_light() -> None:
     modules = loaded_after("import patchscaler; patchscaler.__version__")
     assert "torch" not in modules
     assert {name for name in modules if name.startswith("patchscaler")} == {"patchscaler"}
+
+
+def test_pgs_knows_no_network_of_ours() -> None:
+    modules = loaded_after("import patchscaler.pgs", "diffusers", "patchscaler.models", "patchscaler.inference")
+    assert "torch" in modules
 
 
 def test_help_is_light() -> None:

@@ -13,7 +13,7 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from diffusers.utils import BaseOutput, deprecation_utils, is_accelerate_available
+from diffusers.utils import BaseOutput, is_accelerate_available
 from jaxtyping import Float
 from torch import Tensor
 
@@ -40,12 +40,9 @@ from patchscaler.models.restorer import ConvRestorer, Restoration
 from patchscaler.models.swin_restorer import SwinRestorer
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
 from patchscaler.report import PreviewCallback, ProgressCallback, Report
-from patchscaler.storage import model_folder
+from patchscaler.storage import dtype_argument, model_folder
 
 __all__ = ["PARTS", "SCALE", "STRIDE", "PatchScalerOutput", "PatchScalerPipeline", "default_dtype"]
-
-# diffusers has renamed the argument and warns of the old name.
-_DTYPE_KEY = "dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dtype"
 
 
 @dataclass
@@ -122,7 +119,7 @@ class PatchScalerPipeline(DiffusionPipeline):
         kwargs.setdefault("low_cpu_mem_usage", is_accelerate_available())
         dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None) or default_dtype("cpu")
         try:
-            pipeline = super().from_pretrained(folder, **{_DTYPE_KEY: dtype}, **kwargs)
+            pipeline = super().from_pretrained(folder, **dtype_argument(dtype), **kwargs)
         except (OSError, ValueError) as error:
             raise WeightsError(f"{folder}: {' '.join(str(error).split())}") from error
         # Without accelerate, diffusers leaves a part whose first tensor is whole numbers in its stored precision.

@@ -28,6 +28,13 @@ def model_folder(name_or_folder: str | Path | None) -> str:
     return str(name_or_folder)
 
 
+def dtype_argument(dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """The precision as an argument of diffusers' `from_pretrained`, which has renamed it and warns of the old name."""
+    from diffusers.utils import deprecation_utils
+
+    return {"dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dtype": dtype}
+
+
 def check_part(cls: "type[ModelMixin]", folder: Path) -> None:
     """Raises WeightsError, naming the file, unless `folder` holds exactly the tensors that its config asks of `cls`."""
     with torch.device("meta"):

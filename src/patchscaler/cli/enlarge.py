@@ -41,6 +41,8 @@ class Call:
 
     wish    scale, width, height and max_side
     saving  quality, lossless and metadata of the results' files
+    make    makes and writes a picture, instead of the model alone: (crew, job, call, picture, size, notify) -> (passes,
+            what removes intermediate results)
     """
 
     targets: Targets
@@ -49,6 +51,7 @@ class Call:
     settings: "Settings"
     saving: dict[str, Any]
     resume: bool
+    make: Callable[..., tuple[list["Pass"], Callable[[], None]]] | None = None
 
 
 class Pass(NamedTuple):
@@ -124,7 +127,7 @@ def _enlarge(crew: "Crew", job: Job, call: Call) -> str:
     for path in job.outputs:  # before the long work
         if not os.access(path.parent, os.W_OK | os.X_OK) or os.path.isdir(path):
             raise ImageWriteError(f"{path}: cannot be written there; choose another place or create the folder first")
-    make = _straight if _is_straight(picture, size) else _any_size
+    make = call.make or (_straight if _is_straight(picture, size) else _any_size)
     with _progress_bar(job.source.path.name) as notify:
         passes, clear = make(crew, job, call, picture, size, notify)
         last = passes[-1]

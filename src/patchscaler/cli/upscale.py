@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from patchscaler.cli.backbone import Backbone
 from patchscaler.cli.enlarge import Call, complain, make_crew, work_off
 from patchscaler.cli.folders import (
     DEFAULT_NAME,
@@ -64,6 +65,13 @@ def upscale(
     ] = "cost",
     resume: Annotated[bool, typer.Option("--resume", help="go on where a killed run of the same call stopped")] = False,
     model: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="bundled name, folder or hub id")] = "tiny",
+    backbone: Annotated[
+        str | None, typer.Option(metavar="HUB_ID_OR_DIR", help="a diffusers pipeline that refines instead of Patch-DiT")
+    ] = None,
+    backbone_style: Annotated[
+        str | None, typer.Option(metavar="NAME", help="of Stable Diffusion as backbone: img2img (default) or stablesr")
+    ] = None,
+    prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="for a backbone that takes one")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="patches at a time: memory, not the result")] = 32,
     qmap: Annotated[
         str | None, typer.Option(metavar="FILE.png", help="draw the groups of patches; a folder for several inputs")
@@ -100,6 +108,9 @@ def upscale(
 
     wish: dict[str, Any] = {"scale": scale, "width": width, "height": height, "max_side": max_side}
     check_wish(**wish)
+    borrowed = Backbone(backbone, backbone_style, prompt)
+    borrowed.check(budget=budget, resume=resume, workers=workers, device=device)
+    quality = borrowed.quality(quality, steps)
     settings = parse_settings(quality, steps, budget, gamma, tau, seed=seed, batch_size=batch_size)
     saving = {"quality": file_quality, "lossless": lossless, "metadata": metadata}
     devices = choose_devices(device, workers)
@@ -122,7 +133,8 @@ def upscale(
         failures = 0
         if jobs:
             with make_crew(model, devices, split) as crew:
-                failures = work_off(crew, jobs, Call(targets, model, wish, settings, saving, resume))
+                make = borrowed.load(devices[0])
+                failures = work_off(crew, jobs, Call(targets, model, wish, settings, saving, resume, make))
     except KeyboardInterrupt as error:
         typer.echo("patchscaler: interrupted; finished pictures are kept", err=True)
         raise typer.Exit(130) from error

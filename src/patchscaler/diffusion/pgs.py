@@ -10,6 +10,7 @@ grid of 20 steps that medium patches join after 6 and simple ones after 12; othe
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import signature
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -24,7 +25,7 @@ GROUP_NAMES = ("simple", "medium", "hard")
 
 PredictionType = Literal["sample", "epsilon", "v_prediction"]
 
-# (x_t (b,c,V,V), t (b,) int64, indices of these patches (b,) int64) -> prediction (b,c,V,V)
+# (x_t (b,c,V,V), t (b,), indices of these patches (b,) int64) -> prediction (b,c,V,V)
 Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
@@ -176,37 +177,61 @@ def sample_with_scheduler(
     config: GroupConfig,
     *,
     batch_size: int = 64,
+    from_noise: bool = False,
+    generator: torch.Generator | None = None,
+    on_step: Callable[[int, int], None] | None = None,
 ) -> Float[Tensor, "B c V V"]:
     """`sample` with any diffusers scheduler (DDIM, DPM-Solver, Euler, ...), group after group.
 
     Group g takes the last N_g steps of the scheduler's own grid of round(N_g T / tau_g) steps: it starts at tau_g where
     that is whole, else at the nearest grid time. `scheduler` only lends its config, each batch runs a fresh copy, so
-    multistep solvers keep their histories apart. Schedulers that draw noise use torch's global generator.
-    The denoiser's times are rounded to int64. Arguments, result and errors otherwise as `sample`.
+    multistep solvers keep their histories apart. The denoiser's times are the scheduler's own, also fractional ones.
+
+    from_noise  a group with all steps of its grid (tau = T) starts from noise alone, as pipelines without a coarse
+                picture do; Eq. 6 leaves it sqrt(ᾱ_T) = 0.07 of y0
+    generator   of schedulers that draw noise in their steps (default: torch's global one); their result depends on
+                the batch size
+
+    Arguments, result and errors otherwise as `sample`.
     """
     _check_batch_size(batch_size)
-    train_steps = scheduler.config.num_train_timesteps
-    plan(config, train_steps)  # for its check of the taus
+    plan(config, scheduler.config.num_train_timesteps)  # for its check of the taus
     result = coarse.float().clone()
-    for group, (tau, steps) in enumerate(zip(config.taus, config.steps, strict=True)):
-        members = (groups.to(coarse.device) == group).nonzero().squeeze(1)
-        if not steps or not len(members):
-            continue
-        for batch in members.split(batch_size):
-            solver = type(scheduler).from_config(scheduler.config)
-            grid_steps = round(steps * train_steps / tau)
-            solver.set_timesteps(grid_steps, device=coarse.device)
-            begin = (grid_steps - steps) * solver.order
-            if hasattr(solver, "set_begin_index"):
-                solver.set_begin_index(begin)
-            times = solver.timesteps[begin:]
-            x = solver.add_noise(result[batch], noise[batch.to(noise.device)].to(result), times[:1])  # Eq. 6
+    members = [(groups.to(coarse.device) == group).nonzero().squeeze(1) for group in range(len(config.steps))]
+    work = [
+        (indices, tau, steps)
+        for indices, tau, steps in zip(members, config.taus, config.steps, strict=True)
+        if steps and len(indices)
+    ]
+    done, total = 0, sum(len(own) * len(_ready(scheduler, tau, steps, "cpu")[1]) for own, tau, steps in work)
+    for indices, tau, steps in work:
+        for batch in indices.split(batch_size):
+            solver, times = _ready(scheduler, tau, steps, coarse.device)
+            eps = noise[batch.to(noise.device)].to(result)
+            if from_noise and len(times) == len(solver.timesteps):
+                x = eps * solver.init_noise_sigma
+            else:
+                x = solver.add_noise(result[batch], eps, times[:1])  # Eq. 6
+            options = {"generator": generator} if "generator" in signature(solver.step).parameters else {}
             for time in times:
-                now = time.round().long().expand(len(batch))
-                prediction = denoiser(solver.scale_model_input(x, time), now, batch).float()
-                x = solver.step(prediction, time, x).prev_sample
+                prediction = denoiser(solver.scale_model_input(x, time), time.expand(len(batch)), batch).float()
+                x = solver.step(prediction, time, x, **options).prev_sample
+                done += len(batch)
+                if on_step:
+                    on_step(done, total)
             result[batch] = x
     return result
+
+
+def _ready(scheduler: Any, tau: int, steps: int, device: torch.device | str) -> tuple[Any, Tensor]:
+    """A copy of `scheduler` that begins at the last `steps` of its grid up to tau, and the times of these."""
+    solver = type(scheduler).from_config(scheduler.config)
+    grid_steps = round(steps * scheduler.config.num_train_timesteps / tau)
+    solver.set_timesteps(grid_steps, device=device)
+    begin = (grid_steps - steps) * solver.order
+    if hasattr(solver, "set_begin_index"):
+        solver.set_begin_index(begin)
+    return solver, solver.timesteps[begin:]
 
 
 def _check_batch_size(batch_size: int) -> None:

@@ -131,11 +131,15 @@ def padded_size(size: Size, patch: int) -> Size:
 
 def pad_to_patch(latents: Float[Tensor, "n c h w"], patch: int) -> Float[Tensor, "n c H W"]:
     """Repeat the last row and column until both sides hold one patch; crop to the old size afterwards."""
-    height, width = latents.shape[-2:]
-    target = padded_size(Size(height, width), patch)
-    if target == (height, width):
-        return latents
-    return F.pad(latents, (0, target.width - width, 0, target.height - height), mode="replicate")
+    return pad_to(latents, padded_size(Size(*latents.shape[-2:]), patch))
+
+
+def pad_to(plane: Float[Tensor, "n c h w"], size: Size) -> Float[Tensor, "n c H W"]:
+    """Repeat the last row and column up to `size`, which is no smaller."""
+    height, width = plane.shape[-2:]
+    if size == (height, width):
+        return plane
+    return F.pad(plane, (0, size.width - width, 0, size.height - height), mode="replicate")
 
 
 def split(latents: Shaped[Tensor, "1 c h w"], grid: PatchGrid) -> Shaped[Tensor, "B c V V"]:

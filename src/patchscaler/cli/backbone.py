@@ -1,0 +1,120 @@
+"""`patchscaler upscale --backbone`: pictures made by a diffusers pipeline with PGS over it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from patchscaler.cli.folders import Job
+from patchscaler.errors import ConfigError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from patchscaler.cli.enlarge import Call, Pass
+    from patchscaler.imaging.geometry import Size
+    from patchscaler.imaging.picture import Picture
+    from patchscaler.inference.crew import Crew
+    from patchscaler.report import Progress, ProgressCallback, Report
+
+PATCH = 16  # side of the patches that --batch-size counts
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """The options --backbone, --backbone-style and --prompt; no name: the model alone."""
+
+    name: str | None
+    style: str | None
+    prompt: str | None
+
+    def check(self, *, budget: float | None, resume: bool, workers: int, device: str) -> None:
+        """Raises ConfigError for options that need a backbone, and for those that a backbone can't keep to."""
+        if self.name is None:
+            lost = {"--backbone-style": self.style, "--prompt": self.prompt}
+            for option, value in lost.items():
+                if value is not None:
+                    raise ConfigError(f"{option} {value}: is for a --backbone; name one")
+            return
+        refused = {"--budget": budget is not None, "--resume": resume, "--workers": workers > 1}
+        refused["several devices"] = "," in device
+        if given := [option for option, value in refused.items() if value]:
+            raise ConfigError(f"{' and '.join(given)}: not with --backbone; leave it out")
+
+    def quality(self, quality: str | None, steps: str | None) -> str | None:
+        """--quality, or the paper's steps where a backbone is named and no steps: few steps need training for them."""
+        return "best" if self.name is not None and quality is None and steps is None else quality
+
+    def load(self, device: str) -> "Maker | None":
+        """What makes pictures with the pipeline, loaded; None without a backbone. Raises WeightsError, ConfigError."""
+        if self.name is None:
+            return None
+        from patchscaler.inference.parts import default_dtype
+        from patchscaler.integrations.hub import adapter_for, bound, load_backbone
+
+        pipe = load_backbone(self.name, device, default_dtype(device))
+        style, adapter = adapter_for(type(pipe).__name__, self.style)
+        return Maker(self.name, pipe, bound(adapter, style, self.prompt))
+
+
+class Restored(NamedTuple):
+    """A pass of the restorer alone, for transparency."""
+
+    images: "Tensor"
+    report: "Report"
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes one picture with a pipeline: `Call.make`."""
+
+    name: str
+    pipe: Any
+    adapter: Callable[..., Any]
+
+    def __call__(
+        self, crew: "Crew", job: Job, call: "Call", picture: "Picture", size: "Size", notify: "ProgressCallback"
+    ) -> "tuple[list[Pass], Callable[[], None]]":
+        from patchscaler.sizes import enlarge_by
+
+        def four_times(part: "Picture", notify: "ProgressCallback | None", restore_only: bool) -> Any:
+            return self._four_times(crew, call, part, notify or (lambda progress: None), restore_only)
+
+        model = f"{Path(call.model).name} with {Path(self.name).name}"
+        result = enlarge_by(four_times, picture, size, model=model, on_progress=notify)
+        passes: list[Any] = result.outputs
+        with passes[-1].report.stage("write"):
+            result.save(job.result, **call.saving)
+        return passes, lambda: None
+
+    def _four_times(
+        self, crew: "Crew", call: "Call", part: "Picture", notify: "ProgressCallback", restore_only: bool
+    ) -> "Pass | Restored":
+        from patchscaler.cli.enlarge import Pass
+        from patchscaler.coarse import restore
+        from patchscaler.diffusion.pgs import count_steps
+        from patchscaler.integrations.frame import Sampling
+        from patchscaler.report import Progress, Report
+
+        def show(progress: "Progress") -> None:
+            if progress.stage == "restore":
+                notify(progress)
+
+        settings, dtype = call.settings, str(self.pipe.dtype).removeprefix("torch.")
+        report = Report(str(crew.parts.device), dtype, settings.seed)
+        coarse = restore(part, crew.parts, report=report, notify=show)
+        if restore_only:
+            return Restored(coarse.pixels, report)
+        sampling = Sampling(
+            groups=settings.groups,
+            batch_latents=settings.batch_size * PATCH**2,
+            seed=settings.seed,
+            on_step=lambda done, total: notify(Progress("sample", done, total)),
+        )
+        with report.stage("sample"):
+            made = self.adapter(self.pipe, coarse, sampling)
+        report.patches = count_steps(made.groups.flatten(), settings.groups)
+        report.patches.pop("patch_steps")
+        report.patch_steps = int(made.evaluations.sum())
+        report.steps = dict(zip(settings.groups.names, settings.steps, strict=True))
+        return Pass(made.pixels, report, made.groups, made.patch_boxes)

@@ -1,0 +1,1 @@
+"""PGS over the diffusion pipelines of others; docs/adapters.md."""
