@@ -50,11 +50,10 @@ class Backbone:
         if self.name is None:
             return None
         from patchscaler.inference.parts import default_dtype
-        from patchscaler.integrations.hub import adapter_for, bound, load_backbone
+        from patchscaler.integrations.hub import load_backbone
 
-        pipe = load_backbone(self.name, device, default_dtype(device))
-        style, adapter = adapter_for(type(pipe).__name__, self.style)
-        return Maker(self.name, pipe, bound(adapter, style, self.prompt))
+        pipe, adapter = load_backbone(self.name, device, default_dtype(device), self.style, self.prompt)
+        return Maker(self.name, pipe, adapter)
 
 
 class Restored(NamedTuple):

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -33,35 +34,44 @@ def adapter_for(class_name: str, style: str | None = None) -> tuple[str, Callabl
     return chosen, styles[chosen]
 
 
-def load_backbone(name: str, device: str, dtype: torch.dtype) -> Any:
-    """The diffusers pipeline of a hub id or folder, by its own class, quiet, its autoencoder decoding large pictures in
-    diffusers' own tiles. Raises WeightsError where it can't be loaded, ConfigError for a class without an adapter."""
+def load_backbone(
+    name: str, device: str, dtype: torch.dtype, style: str | None = None, prompt: str | None = None
+) -> tuple[Any, Callable[..., Upscaled]]:
+    """The diffusers pipeline of a hub id or folder, loaded by its own class, and its adapter with the prompt bound.
+
+    The pipeline shows no bars, and its autoencoder takes large pictures in diffusers' own tiles. Raises WeightsError
+    where it can't be loaded; ConfigError, before its weights are read, for a class without an adapter, for a style that
+    isn't its, for a prompt it doesn't take, and without the package transformers where the pipeline needs it.
+    """
     if os.path.sep in name and not os.path.isdir(name) and (name.count("/") != 1 or name.startswith((".", "/"))):
         raise WeightsError(f"{name}: no such folder; name a pipeline's folder or a hub id (owner/name)")
-    try:
-        import diffusers
-        import transformers
+    import diffusers
 
-        diffusers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.disable_progress_bar()
-        class_name = diffusers.DiffusionPipeline.load_config(name)["_class_name"]
-        adapter_for(str(class_name))
-        pipeline: Any = getattr(diffusers, class_name)
-        pipe = pipeline.from_pretrained(name, **dtype_argument(dtype))
+    diffusers.utils.logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the libraries, about each other
+            class_name = str(diffusers.DiffusionPipeline.load_config(name)["_class_name"])
+            style, adapter = adapter_for(class_name, style)
+            adapter = _bound(adapter, style, prompt)
+            if style in PROMPTED:
+                from transformers.utils.logging import disable_progress_bar
+
+                disable_progress_bar()
+            pipe: Any = getattr(diffusers, class_name).from_pretrained(name, **dtype_argument(dtype))
     except ImportError as error:
-        raise ConfigError(f'{name}: needs {error.name}: pip install "patchscaler[backbone]"') from error
+        raise ConfigError(f'{name}: needs transformers: pip install "patchscaler[backbone]" ({error})') from error
     except (OSError, ValueError, KeyError) as error:
         raise WeightsError(f"{name}: diffusers can't load it ({' '.join(str(error).split())})") from error
     pipe.set_progress_bar_config(disable=True)
     if hasattr(getattr(pipe, "vae", None), "enable_tiling"):
         pipe.vae.enable_tiling()
-    return pipe.to(device)
+    return pipe.to(device), adapter
 
 
-def bound(adapter: Callable[..., Upscaled], style: str, prompt: str | None) -> Callable[..., Upscaled]:
-    """The adapter with a prompt; raises ConfigError where it takes none."""
+def _bound(adapter: Callable[..., Upscaled], style: str, prompt: str | None) -> Callable[..., Upscaled]:
     if prompt is None:
         return adapter
     if style not in PROMPTED:
-        raise ConfigError(f"a {style} backbone takes no prompt; leave it out")
+        raise ConfigError(f"the backbone style {style} takes no prompt; leave it out")
     return functools.partial(adapter, prompt=prompt)
