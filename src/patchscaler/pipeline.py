@@ -23,6 +23,7 @@ from patchscaler.imaging.geometry import Size
 from patchscaler.inference.budget import keep_within
 from patchscaler.inference.canvas import FloatCanvas
 from patchscaler.inference.crew import Crew
+from patchscaler.inference.habits import StepCallback, step_end, write_custom_pipeline
 from patchscaler.inference.parts import (
     OVERLAP,
     PARTS,
@@ -81,6 +82,9 @@ class PatchScalerPipeline(DiffusionPipeline):
     scheduler: DDIMScheduler
 
     model_cpu_offload_seq = "restorer->texture_classifier->texture_encoder->patch_dit->autoencoder"  # type: ignore[assignment]
+
+    _exclude_from_cpu_offload = ("texture_memory",)  # type: ignore[assignment]  # small, and has no parameters to follow
+    _interrupt = False
 
     def __init__(
         self,
@@ -143,6 +147,8 @@ class PatchScalerPipeline(DiffusionPipeline):
         batch_size: int = 32,
         use_texture: bool = True,
         generator: torch.Generator | None = None,
+        callback_on_step_end: StepCallback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         on_progress: ProgressCallback | None = None,
         on_preview: PreviewCallback | None = None,
         return_dict: bool = True,
@@ -161,6 +167,10 @@ class PatchScalerPipeline(DiffusionPipeline):
         split        of the patches among workers: "cost", or "groups" as in the paper (hard | the others)
         batch_size   patches per network call; does not change the result beyond rounding
         use_texture  False: no texture prompt
+        callback_on_step_end  as in diffusers: called with (pipeline, step, timestep, {"latents": ...}) after each step;
+                     latents it returns replace those of the patches, and `pipe._interrupt = True` leaves them as they
+                     are. Steps and time are those of the hardest patches; of more than 256 patches with steps, each
+                     256 take theirs in turn. Not with workers
         on_progress  called with a Progress after every unit of work
         on_preview   called with a Preview after the restoration and after every batch of patch-steps; with workers, as
                      they hand in
@@ -184,15 +194,29 @@ class PatchScalerPipeline(DiffusionPipeline):
             use_texture=use_texture,
             budget=budget,
         )
-        report = Report(device=str(self.device), dtype=str(self.dtype).removeprefix("torch."), seed=seed)
+        parts = self.parts
+        self._interrupt = False
+        end = step_end(self, callback_on_step_end, callback_on_step_end_tensor_inputs, workers)
+        report = Report(device=str(parts.device), dtype=str(self.dtype).removeprefix("torch."), seed=seed)
         picture = image if isinstance(image, Picture) else picture_from(image)
         size = Size(picture.size.height * SCALE, picture.size.width * SCALE)
-        canvas = FloatCanvas(size, self.device, picture.alpha is not None)
+        canvas = FloatCanvas(size, parts.device, picture.alpha is not None)
         notify = on_progress or (lambda progress: None)
-        devices = [str(self.device)] * workers if isinstance(workers, int) else list(workers)
-        with Crew(self.parts, devices, split, logging.getLogger(__name__).warning) as crew:
+        devices = [str(parts.device)] * workers if isinstance(workers, int) else list(workers)
+        with Crew(parts, devices, split, logging.getLogger(__name__).warning) as crew:
             adjust = keep_within(crew, report, started)
-            way = enlarge(picture, crew, settings, canvas, report, notify=notify, adjust=adjust, on_preview=on_preview)
+            way = enlarge(
+                picture,
+                crew,
+                settings,
+                canvas,
+                report,
+                notify=notify,
+                adjust=adjust,
+                on_preview=on_preview,
+                on_step_end=end,
+            )
+        self.maybe_free_model_hooks()
         images = _as_type(canvas.pixels, canvas.alpha, picture, output_type)
         if not return_dict:
             return (images,)
@@ -217,7 +241,22 @@ class PatchScalerPipeline(DiffusionPipeline):
             texture_memory=self.texture_memory,
             alphas=self.scheduler.alphas_cumprod,
             overlap=int(self.config["overlap"]),
+            run_on=self._execution_device if getattr(self, "_all_hooks", None) else None,
         )
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether a callback has asked this call to leave the patches as they are."""
+        return self._interrupt
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *arguments: Any, **options: Any) -> None:
+        """As diffusers', with the file `patchscaler_pipeline.py` by which DiffusionPipeline loads the folder."""
+        super().save_pretrained(save_directory, *arguments, **options)
+        write_custom_pipeline(Path(save_directory))
+
+    def enable_sequential_cpu_offload(self, *arguments: Any, **options: Any) -> None:
+        """Raises ConfigError: weights on the way one by one can't be folded, as Patch-DiT's are for sampling."""
+        raise ConfigError("this pipeline offloads whole models only: use enable_model_cpu_offload")
 
     def restore(self, pixels: Float[Tensor, "1 3 height width"]) -> Restoration:
         """`Parts.restore`: coarse latents and log error of an LR picture."""

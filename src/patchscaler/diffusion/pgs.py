@@ -28,6 +28,11 @@ PredictionType = Literal["sample", "epsilon", "v_prediction"]
 # (x_t (b,c,V,V), t (b,), indices of these patches (b,) int64) -> prediction (b,c,V,V)
 Denoiser = Callable[[Tensor, Tensor, Tensor], Tensor]
 
+# After each step for all patches: (number of the step, 0 with all of the hardest group's still to come; the time of the
+# hardest patches in it, a scalar int64; the latents (B,c,V,V) as they are now) -> the latents to go on with, or None to
+# leave all as they are
+StepEnd = Callable[[int, Tensor, Tensor], Tensor | None]
+
 
 @dataclass(frozen=True)
 class GroupConfig:
@@ -122,6 +127,7 @@ def sample(
     prediction_type: PredictionType = "sample",
     batch_size: int = 64,
     on_step: Callable[[int, int], None] | None = None,
+    on_step_end: StepEnd | None = None,
 ) -> Float[Tensor, "B c V V"]:
     """Refine coarse patches by deterministic DDIM, each from its group's start time.
 
@@ -132,6 +138,7 @@ def sample(
     alphas_cumprod  ᾱ_t of the schedule
     batch_size      the most patches in one call of the denoiser
     on_step         called after each batch with (patch-steps done, patch-steps in all)
+    on_step_end     see `StepEnd`
     returns         float32, on the device of `coarse`; groups of zero steps are returned as they came
 
     Raises ConfigError for taus beyond T, an unknown prediction type or a batch size below 1.
@@ -164,6 +171,12 @@ def sample(
             done += len(batch)
             if on_step:
                 on_step(done, total)
+        if on_step_end and bool((remaining >= k).any()):
+            hardest = int(groups[remaining >= k].max())
+            changed = on_step_end(config.steps[-1] - k, times[hardest, k], state)
+            if changed is None:
+                break
+            state = changed.to(state)
     return state
 
 

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from patchscaler.diffusion.pgs import StepEnd
 from patchscaler.errors import ConfigError
 from patchscaler.inference.parts import Parts
 from patchscaler.inference.sampling import PatchSet, Refiner
@@ -27,6 +28,7 @@ class Work(NamedTuple):
     hardest       sets with patches of the hardest group
     load, keep    fetch a set, and put away its refined patches
     on_clean      called while a set is sampled in this process with its number, places in it and their clean latents
+    on_step_end   as in `pgs.sample`, of every set that is sampled in this process
     """
 
     todo: Sequence[int]
@@ -36,6 +38,7 @@ class Work(NamedTuple):
     load: Callable[[int], PatchSet]
     keep: Callable[[int, Tensor], None]
     on_clean: Callable[[int, Tensor, Tensor], None] | None = None
+    on_step_end: StepEnd | None = None
 
 
 class Crew:
@@ -105,6 +108,7 @@ class Crew:
                 lambda done, before=prompted: notify(Progress("prompt", before + done, sum(work.sizes))),
                 lambda done, before=steps: notify(Progress("sample", before + done, sum(work.costs))),
                 on_clean and (lambda index, latents, number=number: on_clean(number, index, latents)),
+                work.on_step_end,
             )
             work.keep(number, refined)
             steps, prompted = steps + work.costs[number], prompted + work.sizes[number]

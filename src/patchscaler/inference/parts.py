@@ -39,6 +39,7 @@ class Parts:
 
     alphas   ᾱ_t of the noise schedule (T,)
     overlap  of neighbouring patches, in latents
+    run_on   where the networks work, if they lie elsewhere between calls; None: where they lie
     """
 
     autoencoder: Any  # DctAutoencoder or diffusers' AutoencoderKL
@@ -49,10 +50,11 @@ class Parts:
     texture_memory: ReferenceTextureMemory
     alphas: Tensor
     overlap: int
+    run_on: torch.device | None = None
 
     @property
     def device(self) -> torch.device:
-        return next(self.patch_dit.parameters()).device
+        return self.run_on or next(self.patch_dit.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from patchscaler.diffusion.noise import place_noise
-from patchscaler.diffusion.pgs import GroupConfig, clean_latents, sample
+from patchscaler.diffusion.pgs import GroupConfig, StepEnd, clean_latents, sample
 from patchscaler.inference.parts import Parts
 from patchscaler.inference.settings import Settings
 from patchscaler.models.folded_dit import FoldedDiT
@@ -49,6 +49,7 @@ class Refiner:
         on_prompt: Callable[[int], None] = lambda done: None,
         on_step: Callable[[int], None] = lambda done: None,
         on_clean: Callable[[Tensor, Tensor], None] | None = None,
+        on_step_end: StepEnd | None = None,
     ) -> Tensor:
         """Refined patches (n,c,V,V) float32 on the CPU.
 
@@ -56,6 +57,7 @@ class Refiner:
         on_prompt  called with the patches prompted so far
         on_step    called with the patch-steps done so far
         on_clean   called after each batch with the places in the set (b,) and their clean latents (b,c,V,V)
+        on_step_end  as in `pgs.sample`
         """
         device = self.parts.device
         coarse, error, groups = (part.to(device) for part in (patches.coarse, patches.error, patches.groups))
@@ -88,6 +90,7 @@ class Refiner:
                 prediction_type=kind,
                 batch_size=settings.batch_size,
                 on_step=lambda done, _: on_step(done),
+                on_step_end=on_step_end,
             ).cpu()
 
     def _prompt(self, coarse: Tensor, batch_size: int, on_prompt: Callable[[int], None]) -> TextureCache:

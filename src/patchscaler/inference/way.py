@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from patchscaler.diffusion.pgs import assign_groups, count_steps
+from patchscaler.diffusion.pgs import StepEnd, assign_groups, count_steps
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.picture import Picture
 from patchscaler.imaging.tiles import PatchGrid, Tile, padded_size, plan_tiles, split
@@ -62,6 +62,7 @@ def enlarge(
     notify: ProgressCallback = lambda progress: None,
     adjust: Adjust = lambda settings, groups: settings,
     on_preview: PreviewCallback | None = None,
+    on_step_end: StepEnd | None = None,
 ) -> Way:
     """Enlarges `picture` x4 onto `canvas`.
 
@@ -72,6 +73,7 @@ def enlarge(
 
     on_preview  called with a Preview after the restoration and after every batch of patch-steps; with worker processes,
                 after every set of patches
+    on_step_end  called after each step of each set of patches that this process samples, as in `pgs.sample`
     """
     shelf, parts = shelf or Shelf(), crew.parts
     pixels = picture.pixels.to(parts.device)
@@ -105,7 +107,7 @@ def enlarge(
 
     # 3. Texture prompt and sampling, set by set.
     refined = _Refined(shelf, order, len(groups), (plane.channels, parts.patch, parts.patch))
-    _refine(crew, plane, grid, groups, refined, settings, report, notify, previews)
+    _refine(crew, plane, grid, groups, refined, settings, report, notify, previews, on_step_end)
 
     # 4. Blend, decode and colour fix, band by band.
     finisher = Finisher(parts, picture, pixels, grid, latent_size, plane.coarse_patch, refined.get)
@@ -204,6 +206,7 @@ def _refine(
     report: Report,
     notify: ProgressCallback,
     previews: Previews | None,
+    on_step_end: StepEnd | None,
 ) -> None:
     """Prompt and sample all patches that have steps, in sets, those with most steps first."""
     shelf, order = plane.shelf, refined.order
@@ -249,6 +252,7 @@ def _refine(
         load=load,
         keep=keep,
         on_clean=on_clean if previews else None,
+        on_step_end=on_step_end,
     )
     crew.refine(work, settings, report, notify)
 

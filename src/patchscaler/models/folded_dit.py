@@ -58,10 +58,10 @@ class FoldedDiT:
         texture: TextureCache | None = None,
     ) -> Float[Tensor, "n c V V"]:
         """As `PatchDiT.forward` with t = step for every patch."""
+        network: Any = self.network
+        tokens = network.embed(x_t, coarse, log_error)  # first: offloaded weights come to the device with it
         self._fold(step)
         assert self._exit is not None
-        network: Any = self.network
-        tokens = network.embed(x_t, coarse, log_error)
         n, length, width = tokens.shape
         heads = network.layers[0].heads
         x = tokens.reshape(n * length, width)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from patchscaler.errors import ConfigError
-from patchscaler.models.base import ConfigMixin, ModelMixin, register_to_config
+from patchscaler.models.base import ConfigMixin, ModelMixin, apply_forward_hook, register_to_config
 
 _TIME_FEATURES = 256
 
@@ -149,6 +149,7 @@ class PatchDiT(ModelMixin, ConfigMixin):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
+    @apply_forward_hook
     def texture_cache(self, tokens: Float[Tensor, "n k d"]) -> TextureCache:
         """Keys and values of the texture tokens for all blocks; valid for every time step."""
         pairs = [layer.key_value(tokens) for layer in self.layers]  # type: ignore[operator]
@@ -175,6 +176,7 @@ class PatchDiT(ModelMixin, ConfigMixin):
         shift, scale = (self.exit_table + time.unsqueeze(1)).to(x.dtype).unsqueeze(2).unbind(1)
         return self.leave(self.exit(_normalise(x) * (1 + scale) + shift), coarse)
 
+    @apply_forward_hook
     def embed(self, x_t: Tensor, coarse: Tensor, log_error: Tensor) -> Tensor:
         """Patches as `forward` takes them -> tokens (n,tokens,width)."""
         dtype = self.entry.weight.dtype
