@@ -3,8 +3,10 @@
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+import tiny_backbones
 import torch
 from PIL import Image
 
@@ -37,7 +39,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo: Image.Image) ->
     return tmp_path
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md", "docs/adapters.md"])
 def test_python_examples_run(desk: Path, page: str, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     load = PatchScalerPipeline.from_pretrained
     monkeypatch.setattr(PatchScalerPipeline, "from_pretrained", lambda *names: load(*names, dtype=torch.float32))
@@ -46,6 +48,11 @@ def test_python_examples_run(desk: Path, page: str, monkeypatch: pytest.MonkeyPa
     assert found
     for number, code in enumerate(found):
         exec(compile(code, f"{page}, example {number}", "exec"), names)
+    if page == "docs/adapters.md":
+        upscale: Any = names["upscale"]
+        pixels, groups, evaluations = upscale(tiny_backbones.stable_diffusion(sample_size=16))
+        assert pixels.shape == (1, 3, 48, 64)
+        assert evaluations.max() == (6, 12, 20)[int(groups.max())]
     if page == "docs/python.md":
         said = capsys.readouterr().out.splitlines()
         assert "nowhere.jpg: no such file; check the path" in said
