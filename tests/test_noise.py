@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from diffusers.utils.torch_utils import randn_tensor
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchscaler.diffusion.field import BLOCK
-from patchscaler.diffusion.noise import place_noise
+from patchscaler.diffusion.noise import NoiseSource, place_noise
 from patchscaler.errors import ConfigError
 
 law = settings(deadline=None, max_examples=25)
@@ -79,3 +80,16 @@ def test_seeds_out_of_range_are_named(seed: int) -> None:
 def test_impossible_crops_are_named(crop: tuple[int, int, int, int, int]) -> None:
     with pytest.raises(ConfigError, match="cannot crop"):
         place_noise(0, *crop)
+
+
+def test_the_draws_of_one_call() -> None:
+    cpu = torch.device("cpu")
+    source = NoiseSource(seed=5)
+    first, second = source.draw(4, 9, 7, cpu, torch.float32), source.draw(3, 9, 7, cpu, torch.float32)
+    assert torch.equal(torch.cat([first, second], dim=1), place_noise(5, 7, 0, 0, 9, 7))
+    # A smaller picture's noise is a part of a larger one's.
+    assert torch.equal(NoiseSource(seed=5).draw(4, 5, 6, cpu, torch.float32), first[..., :5, :6])
+    generator = torch.Generator().manual_seed(2)
+    drawn = [NoiseSource(0, generator).draw(4, 3, 2, cpu, torch.float32) for _ in range(2)]
+    generator.manual_seed(2)
+    assert all(torch.equal(own, randn_tensor((1, 4, 3, 2), generator=generator)) for own in drawn)
