@@ -55,9 +55,10 @@ def load_backbone(
             style, adapter = adapter_for(class_name, style)
             adapter = _bound(adapter, style, prompt)
             if style in PROMPTED:
-                from transformers.utils.logging import disable_progress_bar
+                from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
                 disable_progress_bar()
+                set_verbosity_error()  # it would advise everybody to install torchvision
             pipe: Any = getattr(diffusers, class_name).from_pretrained(name, **dtype_argument(dtype))
     except ImportError as error:
         raise ConfigError(f'{name}: needs transformers: pip install "patchscaler[backbone]" ({error})') from error
