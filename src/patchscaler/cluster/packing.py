@@ -137,7 +137,7 @@ class SharedCrew(Crew):
         """All sets together; one after the other if that fails, so that only those fail that must."""
         try:
             self._together(waiting)
-        except (RuntimeError, MemoryError) as error:
+        except Exception as error:  # handed to the pictures, which say what becomes of it
             if len(waiting) == 1:
                 waiting[0].error = error
             else:
