@@ -5,6 +5,7 @@
 Ray Data holds back readers while actors are busy and actors while writers are, so its object store bounds memory.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +26,7 @@ MIB = 2**20
 BLOCK = 16 * MIB  # of Ray Data: what a task hands on at once
 TASK_CORES = 0.25  # of a reading or writing task, which mostly waits
 SPARE_CORES = 1  # of a local cluster, for those tasks
+IN_FLIGHT = 2  # batches that an actor has: one it works on, one that is there when it is done
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def _stream(
             _Actor,
             batch_size=None,
             batch_format="pyarrow",
-            compute=ray.data.ActorPoolStrategy(size=cluster.actors),
+            compute=ray.data.ActorPoolStrategy(size=cluster.actors, max_tasks_in_flight_per_actor=IN_FLIGHT),
             num_cpus=cluster.cores,
             num_gpus=cluster.gpus or None,
             fn_constructor_args=(work, attempts),
@@ -164,11 +166,14 @@ def start_ray(cluster: Cluster) -> Any:
     """The module ray, connected. Raises PatchScalerError where it is not installed or the address doesn't answer."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # the coming default, without its announcement
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # its remarks are about its own making
     try:
         import ray
         import ray.data
     except ImportError as error:
         raise PatchScalerError('batch jobs need Ray; install it with: pip install "patchscaler[cluster]"') from error
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if cluster.address is None:
         options |= {
