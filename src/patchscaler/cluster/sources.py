@@ -1,6 +1,7 @@
 """Where a job's pictures come from: a folder, a list, Parquet tables of paths or bytes, tar shards."""
 
 import io
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -62,7 +63,7 @@ def find_units(source: str) -> list[Unit]:
         by_suffix.setdefault(PurePosixPath(place.path).suffix.lower(), []).append(place)
     pictures = sorted(place for suffix in PICTURE_SUFFIXES for place in by_suffix.get(suffix, []))
     if pictures:
-        units = [_file(place, place.path[len(root) :].strip("/") or place.name) for place in pictures]
+        units = [_file(place, place.path[len(root) :].strip("/")) for place in pictures]
     elif ".tar" in by_suffix:
         units = [Unit("tar", str(place), *2 * (_stem(place),)) for place in by_suffix[".tar"]]
     elif ".parquet" in by_suffix:
@@ -92,20 +93,21 @@ def read_units(units: Sequence[Unit], done: Collection[str] = frozenset()) -> It
 
 
 def _listed(source: str) -> tuple[str, list[Place]]:
-    """What the names of pictures shall not begin with, and all files that a source means."""
+    """The folder that pictures are named from, and all files that a source means."""
     from fsspec.utils import get_protocol
 
     place = place_of(source)
     try:
         if any(sign in source for sign in "*?[") and not get_protocol(source).startswith("http"):
-            return "", [Place(place.fs, path) for path in sorted(place.fs.glob(place.path))]
+            fixed = re.split(r"[*?\[]", place.path)[0]
+            return fixed.rpartition("/")[0], [Place(place.fs, path) for path in sorted(place.fs.glob(place.path))]
         if place.fs.isdir(place.path):
             return place.path.rstrip("/"), place.files()
         if not place.exists():
             raise ConfigError(f"{source}: no such file or folder; check the path")
     except (OSError, ImportError) as error:
         raise ConfigError(f"{source}: cannot be listed ({error}); check the path and your access to it") from error
-    return "", [place]
+    return place.path.rpartition("/")[0], [place]
 
 
 def _stem(place: Place) -> str:
