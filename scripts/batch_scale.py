@@ -86,9 +86,10 @@ def mixed(cost: Cost, count: int, steps: Sequence[int], seed: int = 0) -> list[P
     """Pictures of MIX, each with as long as one worker takes for it."""
     rng = np.random.default_rng(seed)
     mean_steps = sum(share * number for share, number in zip(GROUP_SHARES, steps, strict=True))
+    patches_by_side = {side: patches_of(Size(side, side), PATCH, OVERLAP) for side in MIX}
     pictures = []
     for side in rng.choice(list(MIX), count, p=list(MIX.values())).tolist():
-        patches = patches_of(Size(side, side), PATCH, OVERLAP)
+        patches = patches_by_side[side]
         spread = float(rng.lognormal(0, 0.15))  # the groups differ from picture to picture
         pictures.append(Picture(side * side, patches, cost.of(side * side, patches, mean_steps * patches * spread)))
     return pictures

@@ -57,6 +57,7 @@ def batch(
     from patchscaler.cluster.job import Cluster, run_job, sink_of
     from patchscaler.cluster.sinks import check_kind
     from patchscaler.sizes import check_wish
+    from patchscaler.storage import model_folder
 
     wish: dict[str, Any] = {"scale": scale, "width": None, "height": None, "max_side": max_side}
     check_wish(**wish)
@@ -67,6 +68,8 @@ def batch(
     gpus, devices = _gpus(gpus, address)
     actors = actors or (max(1, int(devices / gpus)) if gpus else max(1, (os.cpu_count() or 1) // cores))
     suffix = "same" if file_format is FileFormat.same else FORMAT_SUFFIXES[file_format.value]
+    if model_folder(model) == model and os.path.isdir(model):
+        model = os.path.abspath(model)  # workers have folders of their own
     work = Work(
         Order(model, wish, settings, saving),
         size_label(scale, None, None, max_side),
