@@ -198,7 +198,7 @@ def throughput(out: Path, count: int, repeats: int) -> None:
         for actors in rates:
             sink = out / f"throughput_{actors}_{repeat}"
             shutil.rmtree(sink, ignore_errors=True)
-            line = batch(source, sink, "--actors", str(actors), "--together", "16", "--store", "512")
+            line = batch(source, sink, "--actors", str(actors), "--together", "8", "--store", "512")
             process = subprocess.Popen(line, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
             assert process.stdout is not None
             times = [(time.monotonic(), int(words.split()[0])) for words in process.stdout if "before" not in words]

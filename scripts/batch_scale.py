@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow.parquet as parquet
 
 from patchscaler.cluster.enlarger import patches_of
-from patchscaler.cluster.job import IN_FLIGHT
+from patchscaler.cluster.job import IN_FLIGHT, cut
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.tiles import OVERLAP
 
@@ -26,6 +26,11 @@ PATCH = 16  # latents
 MIX = {64: 0.25, 128: 0.30, 256: 0.25, 512: 0.15, 1024: 0.05}
 GROUP_SHARES = (0.4, 0.35, 0.25)  # simple, medium, hard patches
 IN_BYTES, OUT_BYTES = 0.35, 1.3  # a pixel: of JPEG files as they come, of PNG results
+
+# `tiny`, docs/paper-preset.md: multiply-adds of a pixel of the input, a patch prompted, a patch-step.
+PIXEL_MACS, PROMPT_MACS, STEP_MACS = 1.83e6, 227e6, 510e6
+GPU_RATE = 100e12  # assumed: operations a second that a GPU keeps up in bfloat16, a tenth of what data sheets say
+WRITE_SECONDS = 0.35 / 4.2e6  # of a core for a pixel of a PNG file, docs/speed.md
 
 
 class Cost(NamedTuple):
@@ -103,14 +108,14 @@ def simulate(
     commit: float = 0.0,
     in_flight: int = IN_FLIGHT,
 ) -> Schedule:
-    """Ray Data's schedule of these pictures, in their order, `together` a batch.
+    """Ray Data's schedule of these pictures, in their order, as a job cuts them into batches of `together` and less.
 
     seconds  of each picture, once on a worker
     read     seconds from one batch read to the next: what the source gives
     commit   seconds that the driver takes for each finished batch
     A batch goes to the worker with the fewest batches, as soon as one has less than `in_flight`.
     """
-    batches = [math.fsum(seconds[start : start + together]) for start in range(0, len(seconds), together)]
+    batches = [math.fsum(seconds[start:stop]) for start, stop in cut(len(seconds), together, workers)]
     free_at = [0.0] * workers  # when what a worker has been given will be done
     given = [0] * workers
     ends: list[tuple[float, int]] = []
@@ -152,6 +157,28 @@ def print_days(cost: Cost, steps: Sequence[int], commit: float, together: int) -
     print(f"the driver is full at {together / commit * mean:,.0f} workers")
 
 
+def print_gpus(steps: Sequence[int]) -> None:
+    """The same for GPUs, computed from the arithmetic alone, and the cores that read and write their files."""
+    pictures = mixed(Cost(0, 0, 0, 0), 20_000, steps)
+    pixels = sum(picture.pixels for picture in pictures) / len(pictures)
+    patches = sum(picture.patches for picture in pictures) / len(pictures)
+    mean_steps = sum(share * number for share, number in zip(GROUP_SHARES, steps, strict=True))
+    parts = {
+        "restore and decode": PIXEL_MACS * pixels,
+        "prompt": PROMPT_MACS * patches,
+        "sample": STEP_MACS * patches * mean_steps,
+    }
+    operations = 2 * sum(parts.values())
+    shares = ", ".join(f"{name} {2 * macs / operations:.0%}" for name, macs in parts.items())
+    print(f"mean picture: {patches:.1f} patches, {operations / 1e12:.2f} TFLOP ({shares})")
+    print("| GPUs | pictures a day | read MB/s | written MB/s | cores for files |\n|---|---|---|---|---|")
+    for gpus in (1, 8, 64, 1000):
+        rate = gpus * GPU_RATE / operations
+        reading, writing = rate * pixels * IN_BYTES / 1e6, rate * 16 * pixels * OUT_BYTES / 1e6
+        cores = rate * 16 * pixels * WRITE_SECONDS
+        print(f"| {gpus} | {DAY * rate:,.0f} | {reading:,.0f} | {writing:,.0f} | {cores:,.0f} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("manifests", nargs="+", type=Path)
@@ -163,6 +190,7 @@ def main() -> None:
     cost, explained, count = fit(arguments.manifests)
     print(f"{count} pictures: {cost}, {explained:.1%} of the variance")
     print_days(cost, steps, arguments.commit, arguments.together)
+    print_gpus(steps)
     for number in (20_000, 100_000):
         seconds = [picture.seconds for picture in mixed(cost, number, steps)]
         for workers in (1, 8, 64):

@@ -24,6 +24,7 @@ from patchscaler.imaging.geometry import Size
 from patchscaler.inference.settings import Settings
 from patchscaler.making import Order
 from test_cli import files_in, truncated
+from test_docs import ROOT, blocks
 
 SAVING = {"quality": 95, "lossless": False, "metadata": True}
 
@@ -122,18 +123,37 @@ def test_names_of_results(tiny_model: Path) -> None:
     assert name_clashes(same_kind, [("1", "a.png"), ("3", "a.jpg")]) is None
 
 
-def test_nothing_to_do_needs_no_ray(tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All pictures are finished; the manifest is there all the same."""
+def test_nothing_to_do_needs_no_ray(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All pictures are finished; the manifest is there all the same, and docs/batch.md says how failures are read."""
     monkeypatch.setitem(sys.modules, "ray", None)
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(b"broken")
-    sink, work = sink_of(str(tmp_path / "out"), "folder"), work_of(tiny_model)
+    sink, work = sink_of(str(tmp_path / "enlarged"), "folder"), work_of(tiny_model)
     ledger = Ledger(sink.root)
     ledger.open(describe(sink, work))
     ledger.add([Row("a.png", "failed", "broken")])
     assert run_job(str(tmp_path / "in"), sink, work, Cluster()) == (0, 0, 1)
-    assert len(parquet.read_table(tmp_path / "out/_batch/manifest.parquet")) == 0
-    assert parquet.read_table(tmp_path / "out/_batch/failures.parquet")["key"].to_pylist() == ["a.png"]
+    assert len(parquet.read_table(tmp_path / "enlarged/_batch/manifest.parquet")) == 0
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks(ROOT / "docs" / "batch.md", "python")
+    exec(compile(code, "docs/batch.md", "exec"), {})
+    assert capsys.readouterr().out == "a.png broken\n"
+
+
+def test_a_sink_below_the_source_is_not_searched(tmp_path: Path, tiny_model: Path) -> None:
+    work, source = work_of(tiny_model), tmp_path / "in"
+    (source / "out").mkdir(parents=True)
+    for name in ("a.png", "out/a_x4.png"):
+        (source / name).write_bytes(b"x")
+    sink = sink_of(str(source / "out"), "folder")
+    ledger = Ledger(sink.root)
+    ledger.open(describe(sink, work))
+    ledger.add([Row("a.png", "done")])
+    assert run_job(str(source), sink, work, Cluster()) == (0, 0, 1)
+    with pytest.raises(ConfigError, match="is the source too"):
+        run_job(f"{source}/", sink_of(str(source), "folder"), work, Cluster())
 
 
 def test_tables_between_tasks_keep_what_is_not_there() -> None:

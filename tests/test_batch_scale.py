@@ -9,6 +9,7 @@ from batch_scale import Cost, fit, mixed, simulate
 from hypothesis import given
 from hypothesis import strategies as st
 
+from patchscaler.cluster.job import cut
 from patchscaler.cluster.manifest import Row, table_of
 
 COST = Cost(0.03, 3.0, 0.01, 0.02)
@@ -42,7 +43,7 @@ def test_a_schedule_is_neither_faster_nor_much_slower_than_it_can_be(
 ) -> None:
     found = simulate(seconds, workers, together)
     work = sum(seconds)
-    batches = [sum(seconds[start : start + together]) for start in range(0, len(seconds), together)]
+    batches = [sum(seconds[start:stop]) for start, stop in cut(len(seconds), together, workers)]
     assert found.makespan >= max(work / workers, *batches, 0) * (1 - 1e-9)
     # Each batch waits behind one other at most that could have gone elsewhere.
     assert found.makespan <= work / workers + 2 * max(batches) + 1e-9
@@ -54,13 +55,25 @@ def test_reading_and_committing_can_be_what_holds_it_up() -> None:
     free = simulate(seconds, 8, 10)
     assert free.makespan == pytest.approx(80)
     assert free.utilisation == pytest.approx(1)
-    assert simulate(seconds, 8, 10, read=10.0).makespan == pytest.approx(640)  # the last is read at 630
-    assert simulate(seconds, 8, 10, commit=20.0).makespan >= 64 * 20
+    batches = len(cut(640, 10, 8))
+    slow = simulate(seconds, 8, 10, read=10.0).makespan
+    assert 10 * (batches - 1) < slow <= 10 * batches
+    assert simulate(seconds, 8, 10, commit=20.0).makespan >= 20 * batches
+
+
+@given(st.integers(0, 5000), st.integers(1, 64), st.integers(1, 70))
+def test_batches_get_smaller_towards_the_end(count: int, together: int, actors: int) -> None:
+    slices = cut(count, together, actors)
+    assert [number for start, stop in slices for number in range(start, stop)] == list(range(count))
+    sizes = [stop - start for start, stop in slices]
+    assert sizes == sorted(sizes, reverse=True)
+    assert all(1 <= size <= together for size in sizes)
 
 
 @pytest.mark.parametrize("steps", [(1, 2, 3), (8, 14, 20)])
-def test_64_workers_are_used_on_mixed_sizes(steps: tuple[int, int, int]) -> None:
-    pictures = mixed(COST, 100_000, steps)
+@pytest.mark.parametrize("count", [20_000, 50_000])
+def test_64_workers_are_used_on_mixed_sizes(steps: tuple[int, int, int], count: int) -> None:
+    pictures = mixed(COST, count, steps)
     found = simulate([picture.seconds for picture in pictures], 64, 32, commit=0.01)
     assert found.utilisation >= 0.95
     assert {picture.pixels for picture in pictures} == {side * side for side in (64, 128, 256, 512, 1024)}

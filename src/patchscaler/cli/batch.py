@@ -1,6 +1,9 @@
 """`patchscaler batch SOURCE SINK`: very many pictures, on this machine or on a cluster, through Ray."""
 
+import math
 import os
+import time
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -39,7 +42,7 @@ def batch(
         float | None, typer.Option(min=0, help="GPUs of each actor, fractions too [default: 1 where there is one]")
     ] = None,
     address: Annotated[
-        str | None, typer.Option(help="of a running Ray cluster, such as auto or ray://host:10001 [default: local]")
+        str | None, typer.Option(help="of a running Ray cluster: auto, or host:6379 [default: one of its own]")
     ] = None,
     together: Annotated[int, typer.Option(min=1, help="pictures an actor takes at a time, whose patches mix")] = 32,
     part: Annotated[int, typer.Option(min=1, help="results in one shard or table")] = 64,
@@ -85,7 +88,7 @@ def batch(
             work,
             cluster,
             retry_failed=retry_failed,
-            notify=lambda done, failed: typer.echo(f"{done} enlarged, {failed} failed"),
+            notify=_now_and_then(),
         )
     except KeyboardInterrupt as error:
         typer.echo("patchscaler: interrupted; finished pictures are kept", err=True)
@@ -94,6 +97,19 @@ def batch(
     if outcome.failed:
         typer.echo(f"patchscaler: the reasons are in {sink.rstrip('/')}/_batch/failures.parquet", err=True)
         raise typer.Exit(1)
+
+
+def _now_and_then() -> Callable[[int, int], None]:
+    """Says how far the job is, once a second at most."""
+    said = -math.inf
+
+    def notify(done: int, failed: int) -> None:
+        nonlocal said
+        if time.monotonic() - said >= 1:
+            said = time.monotonic()
+            typer.echo(f"{done} enlarged, {failed} failed")
+
+    return notify
 
 
 def _gpus(gpus: float | None, address: str | None) -> tuple[float, int]:

@@ -26,6 +26,7 @@ MIB = 2**20
 BLOCK = 16 * MIB  # of Ray Data: what a task hands on at once
 TASK_CORES = 0.25  # of a reading or writing task, which mostly waits
 SPARE_CORES = 1  # of a local cluster, for those tasks
+SHARES = 4  # a batch is at most so small a part of what an actor would have left of an even share
 IN_FLIGHT = 2  # batches that an actor has: one it works on, one that is there when it is done
 
 
@@ -47,7 +48,7 @@ class Cluster:
     gpus: float = 0.0
     together: int = 32
     part: int = 64
-    store: int = 1024
+    store: int = 512
 
 
 class Outcome(NamedTuple):
@@ -73,7 +74,7 @@ def run_job(
 
     Raises ConfigError for a source or sink that can't be used, PatchScalerError where Ray gives up.
     """
-    units = find_units(source)
+    units = _not_results(find_units(source), source, sink)
     if clash := name_clashes(work, ((unit.key, unit.name) for unit in units if unit.kind == "file")):
         raise ConfigError(
             f"{clash[0]}: would be the result of {clash[1]} and of {clash[2]}; rename one, or use two sinks"
@@ -92,6 +93,15 @@ def run_job(
     ledger.close()
     attempts.forget()
     return Outcome(done, failed, before)
+
+
+def _not_results(units: list[Unit], source: str, sink: Sink) -> list[Unit]:
+    """The units but those that lie in a sink below the source: results. Raises ConfigError where the two are one."""
+    searched, own = (str(place).rstrip("/") for place in (place_of(source), sink.root))
+    if searched == own:
+        raise ConfigError(f"{own}: is the source too, where results would be taken for pictures; choose another sink")
+    below = own.startswith(f"{searched}/")
+    return [unit for unit in units if not (below and unit.url.startswith(f"{own}/"))]
 
 
 def describe(sink: Sink, work: Work) -> dict[str, Any]:
@@ -129,8 +139,8 @@ def _stream(
         context.target_max_block_size = BLOCK
         # Files one by one are read as many as an actor takes; others are read whole, and cut afterwards.
         files = all(unit.kind == "file" for unit in todo)
-        slices = range(0, len(todo), cluster.together if files else 1)
-        blocks = [_units_table(todo[start : start + slices.step]) for start in slices]
+        slices = cut(len(todo), cluster.together, cluster.actors) if files else [(n, n + 1) for n in range(len(todo))]
+        blocks = [_units_table(todo[start:stop]) for start, stop in slices]
         known = ray.put(done) if not files else None
         dataset = ray.data.from_arrow(blocks).map_batches(
             _read, batch_size=None, batch_format="pyarrow", num_cpus=TASK_CORES, fn_kwargs={"known": [known]}
@@ -160,6 +170,17 @@ def _stream(
             raise PatchScalerError(f"Ray gave up; what is finished is kept, call again to go on: {words}") from error
     finally:
         ray.shutdown()
+
+
+def cut(count: int, together: int, actors: int) -> list[tuple[int, int]]:
+    """[0, count) in batches of `together`, and towards the end of fewer, so that no actor ends long before the last."""
+    slices: list[tuple[int, int]] = []
+    start = 0
+    while start < count:
+        stop = start + max(1, min(together, (count - start) // (SHARES * actors)))
+        slices.append((start, stop))
+        start = stop
+    return slices
 
 
 def start_ray(cluster: Cluster) -> Any:

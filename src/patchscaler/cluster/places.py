@@ -1,6 +1,7 @@
 """Files anywhere: local paths and URLs of whatever fsspec knows, read whole and written whole or not at all."""
 
 import os
+import re
 import time
 import uuid
 from pathlib import PurePosixPath
@@ -88,7 +89,7 @@ def place_of(url: str) -> Place:
 
 def is_own_leftover(name: str) -> bool:
     """Whether a file's name is that of a write that was cut off."""
-    return name.startswith(".") and name.endswith(".part")
+    return re.fullmatch(r"\.[0-9a-f]{32}\.part", name) is not None
 
 
 def _protocols(fs: Any) -> tuple[str, ...]:
