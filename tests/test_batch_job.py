@@ -174,6 +174,7 @@ def test_tables_between_tasks_keep_what_is_not_there() -> None:
         (["in", "out", "--gpus", "0.5"], 2, "--gpus 0.5: no GPU here"),
         (["in", "out", "--address", "auto"], 2, "--address auto: say how many --actors"),
         (["clash", "out"], 2, "a_x4.png: would be the result of a.jpg and of a.png"),
+        (["in", "out", "--gpus", "0", "--model", "empty"], 1, "empty/"),
         (["in", "out", "--gpus", "0"], 1, 'pip install "patchscaler[cluster]"'),
     ],
 )
@@ -183,6 +184,7 @@ def test_wrong_calls(
     monkeypatch.setitem(sys.modules, "ray", None)
     monkeypatch.setattr("patchscaler.cli.batch.available_devices", lambda: ["cpu"])
     (pictures.parent / "clash").mkdir()
+    (pictures.parent / "empty").mkdir()
     for name in ("a.png", "a.jpg"):
         (pictures.parent / "clash" / name).write_bytes(b"x")
     answer = call("batch", *arguments)

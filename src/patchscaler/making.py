@@ -81,6 +81,19 @@ def parts_of(model: str, device: str, alone: bool = False) -> "Parts":
     return parts
 
 
+def check_model(model: str) -> None:
+    """Raises WeightsError, before other processes are started for it, unless the model can be loaded."""
+    from patchscaler.storage import model_folder
+
+    folder = Path(model_folder(model))
+    if not folder.is_dir():
+        parts_of(model, "cpu")  # from the hub, whose files are kept
+    elif str(folder) == model:  # not a bundled one
+        from patchscaler.inference.parts import check_folder
+
+        check_folder(folder)
+
+
 def make(
     crew: "Crew",
     picture: "Picture",

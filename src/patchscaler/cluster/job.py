@@ -18,6 +18,7 @@ from patchscaler.cluster.places import place_of
 from patchscaler.cluster.sinks import Result, Sink
 from patchscaler.cluster.sources import Found, Unit, find_units, read_units
 from patchscaler.errors import ConfigError, PatchScalerError
+from patchscaler.making import check_model
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -85,6 +86,7 @@ def run_job(
     before, done, failed = len(ledger.keys), 0, 0
     todo = [unit for unit in units if unit.kind != "file" or unit.key not in ledger.keys]
     if todo:
+        check_model(work.order.model)
         for rows in _stream(todo, frozenset(ledger.keys), sink, work, attempts, cluster):
             fresh = commit(ledger, sink, rows)
             failed += sum(row.status == "failed" for row in fresh)
@@ -166,8 +168,10 @@ def _stream(
             for rows in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
                 yield rows_of(rows)
         except RayError as error:
-            words = " ".join(str(error).split())[-600:]
-            raise PatchScalerError(f"Ray gave up; what is finished is kept, call again to go on: {words}") from error
+            last = str(error).strip().splitlines()[-1]
+            raise PatchScalerError(
+                f"Ray gave up ({last}); what is finished is kept, and the same call goes on"
+            ) from error
     finally:
         ray.shutdown()
 
@@ -194,7 +198,7 @@ def start_ray(cluster: Cluster) -> Any:
     except ImportError as error:
         raise PatchScalerError('batch jobs need Ray; install it with: pip install "patchscaler[cluster]"') from error
     for name in ("ray", "ray.data"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)  # the error itself comes to us
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if cluster.address is None:
         options |= {
