@@ -202,6 +202,7 @@ def start_ray(cluster: Cluster) -> Any:
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     if cluster.address is None:
         options |= {
+            "address": "local",  # without it, Ray joins whatever cluster this machine happens to run
             "num_cpus": cluster.actors * cluster.cores + SPARE_CORES,
             "object_store_memory": cluster.store * MIB,
             "include_dashboard": False,
@@ -210,10 +211,12 @@ def start_ray(cluster: Cluster) -> Any:
         options["address"] = cluster.address
     try:
         ray.init(**options)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        raise PatchScalerError(
-            f"--address {cluster.address}: no Ray there ({error}); start it or leave it out"
-        ) from error
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        words = " ".join(str(error).split())
+        if cluster.address is None:
+            raise PatchScalerError(f"Ray did not start ({words}); close other programs or lower --store") from error
+        cure = "check the address, and set RAY_AUTH_MODE=token where the cluster asks for a token"
+        raise PatchScalerError(f"--address {cluster.address}: no Ray answers ({words}); {cure}") from error
     return ray
 
 
