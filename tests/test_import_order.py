@@ -1,4 +1,4 @@
-"""Imports point one way: errors < imaging, diffusion < models < pipeline < evaluation, integrations, web < cli."""
+"""Imports point one way: errors < imaging, diffusion < models < pipeline < evaluation, cluster, web, ... < cli."""
 
 import ast
 import os
@@ -35,6 +35,8 @@ SEES: dict[str, set[str]] = {
     "pipeline": NETWORKS | {"storage", "report", "presets", "inference"},
     "assembly": INFERENCE | {"patchscaler"},
     "sizes": INFERENCE | {"patchscaler"},
+    "making": INFERENCE | {"sizes"},
+    "cluster": INFERENCE | {"sizes", "making", "patchscaler"},
     "evaluation": INFERENCE | {"assembly", "data", "features", "patchscaler"},
     "integrations": INFERENCE | {"assembly", "sizes", "pgs", "coarse", "patchscaler"},
     "web": INFERENCE | {"assembly", "sizes", "patchscaler"},
@@ -44,10 +46,12 @@ SEES: dict[str, set[str]] = {
     | {
         "assembly",
         "benchmark",
+        "cluster",
         "data",
         "training",
         "evaluation",
         "integrations",
+        "making",
         "onnx",
         "sizes",
         "pgs",

@@ -63,8 +63,12 @@ class Report:
         """Adds the time spent within to stage `name`."""
         started = time.perf_counter()
         yield
+        self.add(name, time.perf_counter() - started)
+
+    def add(self, name: str, seconds: float) -> None:
+        """Seconds of work that was done elsewhere, or together with others'."""
         entry = self.stages.setdefault(name, {"seconds": 0.0, "peak_mib": 0.0})
-        entry["seconds"] = round(entry["seconds"] + time.perf_counter() - started, 4)
+        entry["seconds"] = round(entry["seconds"] + seconds, 4)
         entry["peak_mib"] = round(peak_mib(self.device), 1)
 
 

@@ -5,16 +5,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from patchscaler.cli.folders import Job
 from patchscaler.errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from patchscaler.cli.enlarge import Call, Pass
     from patchscaler.imaging.geometry import Size
     from patchscaler.imaging.picture import Picture
     from patchscaler.inference.crew import Crew
+    from patchscaler.inference.settings import Settings
+    from patchscaler.making import Made, Order, Pass
     from patchscaler.report import Progress, ProgressCallback, Report
 
 PATCH = 16  # side of the patches that --batch-size counts
@@ -65,41 +65,50 @@ class Restored(NamedTuple):
 
 @dataclass(frozen=True)
 class Maker:
-    """Makes one picture with a pipeline: `Call.make`."""
+    """Makes one picture with a pipeline; called as `making.make` is."""
 
     name: str
     pipe: Any
     adapter: Callable[..., Any]
 
     def __call__(
-        self, crew: "Crew", job: Job, call: "Call", picture: "Picture", size: "Size", notify: "ProgressCallback"
-    ) -> "tuple[list[Pass], Callable[[], None]]":
+        self,
+        crew: "Crew",
+        picture: "Picture",
+        result: Path,
+        size: "Size",
+        order: "Order",
+        *,
+        started: float,
+        notify: "ProgressCallback",
+    ) -> "Made":
+        from patchscaler.making import Made
         from patchscaler.sizes import enlarge_by
 
         def four_times(part: "Picture", notify: "ProgressCallback | None", restore_only: bool) -> Any:
-            return self._four_times(crew, call, part, notify or (lambda progress: None), restore_only)
+            return self._four_times(crew, order.settings, part, notify or (lambda progress: None), restore_only)
 
-        model = f"{Path(call.model).name} with {Path(self.name).name}"
-        result = enlarge_by(four_times, picture, size, model=model, on_progress=notify)
-        passes: list[Any] = result.outputs
+        model = f"{Path(order.model).name} with {Path(self.name).name}"
+        enlarged = enlarge_by(four_times, picture, size, model=model, on_progress=notify)
+        passes: list[Any] = enlarged.outputs
         with passes[-1].report.stage("write"):
-            result.save(job.result, **call.saving)
-        return passes, lambda: None
+            enlarged.save(result, **order.saving)
+        return Made(passes, lambda: None)
 
     def _four_times(
-        self, crew: "Crew", call: "Call", part: "Picture", notify: "ProgressCallback", restore_only: bool
+        self, crew: "Crew", settings: "Settings", part: "Picture", notify: "ProgressCallback", restore_only: bool
     ) -> "Pass | Restored":
-        from patchscaler.cli.enlarge import Pass
         from patchscaler.coarse import restore
         from patchscaler.diffusion.pgs import count_steps
         from patchscaler.integrations.frame import Sampling
+        from patchscaler.making import Pass
         from patchscaler.report import Progress, Report
 
         def show(progress: "Progress") -> None:
             if progress.stage == "restore":
                 notify(progress)
 
-        settings, dtype = call.settings, str(self.pipe.dtype).removeprefix("torch.")
+        dtype = str(self.pipe.dtype).removeprefix("torch.")
         report = Report(str(crew.parts.device), dtype, settings.seed)
         coarse = restore(part, crew.parts, report=report, notify=show)
         if restore_only:

@@ -8,6 +8,7 @@ import typer
 
 import patchscaler.cli.enlarge as enlarging
 from patchscaler import __version__
+from patchscaler.cli.batch import batch
 from patchscaler.cli.benchmark import benchmark
 from patchscaler.cli.evaluate import evaluate
 from patchscaler.cli.export import export_app
@@ -22,6 +23,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 app.command()(upscale)
 app.command()(info)
 app.command()(evaluate)
+app.command()(batch)
 app.command()(benchmark)
 app.command()(serve)
 app.command()(train)

@@ -23,6 +23,7 @@ from patchscaler.cli.folders import (
     target,
 )
 from patchscaler.errors import ConfigError, ImageReadError, ImageWriteError, PatchScalerError
+from patchscaler.making import Order, make
 
 if TYPE_CHECKING:
     from patchscaler.inference.settings import Settings
@@ -113,6 +114,7 @@ def upscale(
     quality = borrowed.quality(quality, steps)
     settings = parse_settings(quality, steps, budget, gamma, tau, seed=seed, batch_size=batch_size)
     saving = {"quality": file_quality, "lossless": lossless, "metadata": metadata}
+    order = Order(model, wish, settings, saving, resume)
     devices = choose_devices(device, workers)
 
     # 1. Everything that can be wrong with the call as a whole, before any work.
@@ -133,8 +135,8 @@ def upscale(
         failures = 0
         if jobs:
             with make_crew(model, devices, split) as crew:
-                make = borrowed.load(devices[0])
-                failures = work_off(crew, jobs, Call(targets, model, wish, settings, saving, resume, make))
+                way = borrowed.load(devices[0]) or make
+                failures = work_off(crew, jobs, Call(targets, order, way))
     except KeyboardInterrupt as error:
         typer.echo("patchscaler: interrupted; finished pictures are kept", err=True)
         raise typer.Exit(130) from error

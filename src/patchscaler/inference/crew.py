@@ -1,6 +1,7 @@
 """Who does the work: one copy of the networks in this process, and worker processes if they were asked for."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -79,6 +80,10 @@ class Crew:
     @property
     def hands(self) -> int:
         return max(1, len(self.workers))
+
+    def aside(self) -> AbstractContextManager[Any]:
+        """Around work that needs no network, such as writing a file: nobody else waits for this process."""
+        return nullcontext()
 
     def set_size(self, patches: int) -> int:
         """Patches per set, so that there is enough to share out."""

@@ -19,11 +19,14 @@ from patchscaler.models.latents import encode_pixels
 from patchscaler.models.patch_dit import PatchDiT, TextureCache
 from patchscaler.models.restorer import ConvRestorer, Restoration
 from patchscaler.models.swin_restorer import SwinRestorer
-from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
+from patchscaler.models.texture import ReferenceTextureMemory, Retrieval, TextureClassifier, TextureEncoder
 from patchscaler.storage import check_part, load_part, read_json
 
 SCALE = 4
 STRIDE = 8  # d: pixels per latent
+# For fewer rows, products and convolutions go other ways whose last bits differ: with empty patches beside it, a single
+# patch gets the very textures and weights that it gets among others (measured: docs/scale.md).
+FEWEST_QUERIES = 4
 PARTS: dict[str, tuple[type[ModelMixin], ...]] = {  # the classes that a model folder's parts may have
     "restorer": (ConvRestorer, SwinRestorer),
     "patch_dit": (PatchDiT,),
@@ -75,8 +78,10 @@ class Parts:
 
     def prompt(self, patches: Float[Tensor, "n c V V"]) -> TextureCache:
         """Algorithm 1: keys and values for Patch-DiT of the textures most similar to each coarse patch."""
-        queries = self.texture_classifier(patches)
+        some = nn.functional.pad(patches, (0,) * 7 + (max(0, FEWEST_QUERIES - len(patches)),))
+        queries = self.texture_classifier(some)
         found = self.texture_memory.retrieve(queries, int(self.texture_encoder.config["top_k"]))
+        found = Retrieval(*(part[: len(patches)] for part in found))
         tokens = self.texture_encoder(self.texture_memory.read(found.places), found.similarities)
         return self.patch_dit.texture_cache(tokens)
 

@@ -24,6 +24,7 @@ class PatchSet(NamedTuple):
     places  (n,2) int64: row and column of each patch's first latent
     groups  (n,) int64
     coarse  (n,c,V,V) float32, error (n,1,V,V): the restorer's latents and log error
+    seeds   (n,) int64, of the noise of each patch, where patches of several pictures are together; None: the settings'
     """
 
     number: int
@@ -31,6 +32,7 @@ class PatchSet(NamedTuple):
     groups: Tensor
     coarse: Tensor
     error: Tensor
+    seeds: Tensor | None = None
 
 
 class Refiner:
@@ -109,7 +111,9 @@ class Refiner:
 
     def _noise(self, patches: PatchSet, seed: int) -> Tensor:
         _, channels, side, _ = patches.coarse.shape
-        crops = [place_noise(seed, channels, top, left, side, side) for top, left in patches.places.tolist()]
+        seeds = [seed] * len(patches.places) if patches.seeds is None else patches.seeds.tolist()
+        places = zip(seeds, patches.places.tolist(), strict=True)
+        crops = [place_noise(own, channels, top, left, side, side) for own, (top, left) in places]
         return torch.cat(crops)
 
 

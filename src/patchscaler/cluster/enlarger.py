@@ -1,0 +1,174 @@
+"""One worker of a job: a copy of the networks, and pictures in memory that it makes results of, many at a time."""
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from patchscaler.cluster.attempts import Attempts, worker_name
+from patchscaler.cluster.manifest import Row
+from patchscaler.cluster.sinks import Result
+from patchscaler.cluster.sources import Found, stem_of
+from patchscaler.errors import ImageReadError, PatchScalerError
+from patchscaler.making import Made, Order, make, parts_of, reason, seconds_of
+
+if TYPE_CHECKING:
+    from patchscaler.imaging.geometry import Size
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a job does with every picture, and one worker's means.
+
+    label    of the size, in results' names
+    suffix   of results: ".png", ...; "same": the picture's own where it can be written
+    device   of the networks
+    threads  of the processor
+    """
+
+    order: Order
+    label: str = "x4"
+    suffix: str = ".png"
+    device: str = "cpu"
+    threads: int = 1
+
+    def result_name(self, name: str) -> str:
+        """The result's path in a folder, for the picture's name."""
+        from patchscaler.imaging.files import FORMATS
+
+        own = PurePosixPath(name).suffix.lower()
+        suffix = (own if own in FORMATS else ".png") if self.suffix == "same" else self.suffix
+        return f"{stem_of(name)}_{self.label}{suffix}"
+
+
+class Enlarger:
+    """Loads the model once, then enlarges batches of pictures. For a process of its own: it chooses light networks."""
+
+    def __init__(self, work: Work, attempts: Attempts) -> None:
+        import torch
+
+        torch.set_num_threads(work.threads)
+        parts = parts_of(work.order.model, work.device, alone=True)  # before the networks' modules are imported
+        from patchscaler.cluster.packing import SharedCrew
+
+        self.work, self.attempts = work, attempts
+        self.crew = SharedCrew(parts, overlap=work.threads > 1 or work.device != "cpu")
+
+    def __call__(self, pictures: Sequence[Found]) -> Iterator[Result]:
+        """A result for each picture, as they are finished."""
+        keys = [found.key for found in pictures]
+        if not self.attempts.begin(keys):
+            yield from self._together(pictures)
+        else:  # a worker has died of these, or among them: whose fault was it?
+            for found in pictures:
+                yield from self._alone(found)
+        self.attempts.end(keys)
+
+    def _alone(self, found: Found) -> Iterator[Result]:
+        try:
+            self.attempts.begin_alone(found.key)
+        except PatchScalerError as error:
+            found = found._replace(data=None, reason=f"{found.key}: {error}")
+        yield from self._together([found])
+        self.attempts.end([found.key])
+
+    def _together(self, pictures: Sequence[Found]) -> Iterator[Result]:
+        from patchscaler.cluster.packing import plan_chunks
+
+        with tempfile.TemporaryDirectory(prefix="patchscaler-") as folder:
+            sizes: dict[Path, int] = {}
+            readable: list[tuple[Found, Path]] = []
+            for number, found in enumerate(pictures):
+                path = Path(folder) / f"{number}{PurePosixPath(found.name).suffix}"
+                try:
+                    sizes[path] = self._patches(found, path)
+                    readable.append((found, path))
+                except PatchScalerError as error:
+                    yield self._failed(found, path, error)
+            for chunk in plan_chunks(list(sizes.values()), self.crew.capacity):
+                yield from self._chunk([readable[number] for number in chunk])
+
+    def _patches(self, found: Found, path: Path) -> int:
+        """Puts the picture into a file; how many patches it has. Raises ImageReadError."""
+        from patchscaler.imaging.files import read_size
+
+        if found.data is None:
+            raise ImageReadError(found.reason or "")
+        path.write_bytes(found.data)
+        return patches_of(read_size(path), self.crew.parts.patch, self.crew.parts.overlap)
+
+    def _chunk(self, readable: Sequence[tuple[Found, Path]]) -> Iterator[Result]:
+        tasks: list[Callable[[], Result]] = [partial(self._enlarge, *each) for each in readable]
+        for (found, path), outcome in zip(readable, self.crew.run(tasks), strict=True):
+            yield self._failed(found, path, outcome) if isinstance(outcome, Exception) else outcome
+
+    def _enlarge(self, found: Found, path: Path) -> Result:
+        from patchscaler.imaging.files import check_format, read_picture
+        from patchscaler.sizes import target_size
+
+        order, name = self.work.order, self.work.result_name(found.name)
+        if found.seed is not None:
+            order = replace(order, settings=replace(order.settings, seed=found.seed))
+        with self.crew.reading():
+            picture = read_picture(path)
+        size = target_size(picture.size, **order.wish)
+        result = path.with_name(f"{path.stem}_result{PurePosixPath(name).suffix}")
+        check_format(result, size)
+        made = make(self.crew, picture, result, size, order)
+        data = result.read_bytes()
+        made.clear()
+        result.unlink()
+        return Result(self._row(found, name, data, picture.size, size, made, order.settings.seed), data)
+
+    def _row(self, found: Found, name: str, data: bytes, before: "Size", after: "Size", made: Made, seed: int) -> Row:
+        report = made.passes[-1].report
+        row = Row(
+            key=found.key,
+            status="done",
+            result=name,
+            source_sha256=hashlib.sha256(found.data or b"").hexdigest(),
+            result_sha256=hashlib.sha256(data).hexdigest(),
+            result_bytes=len(data),
+            height=before.height,
+            width=before.width,
+            result_height=after.height,
+            result_width=after.width,
+            seconds=round(seconds_of(made.passes), 4),
+            worker=worker_name(),
+            seed=seed,
+        )
+        counts = {f"patches_{group}": count for group, count in report.patches.items()}
+        steps = {f"steps_{group}": count for group, count in report.steps.items()}
+        return row._replace(**counts, **steps)  # type: ignore[arg-type]
+
+    def _failed(self, found: Found, path: Path, error: Exception) -> Result:
+        """Raises the error itself where it is no picture's fault."""
+        words = reason(found.key, error)
+        if words is None:
+            raise error
+        words = words.replace(str(path), found.key)
+        digest = hashlib.sha256(found.data).hexdigest() if found.data is not None else ""
+        return Result(Row(found.key, "failed", words, source_sha256=digest, worker=worker_name()), None)
+
+
+def patches_of(size: "Size", patch: int, overlap: int) -> int:
+    """Of a picture of this size that is enlarged x4 in one pass."""
+    from patchscaler.imaging.geometry import Size
+    from patchscaler.imaging.tiles import PatchGrid, padded_size
+
+    latents = Size(-(-size.height // 2), -(-size.width // 2))
+    return PatchGrid(padded_size(latents, patch), patch, patch - overlap).count
+
+
+def name_clashes(work: Work, pictures: Iterable[tuple[str, str]]) -> tuple[str, str, str] | None:
+    """The first result that two pictures, given as (key, name), would both be written to, and their keys."""
+    makers: dict[str, str] = {}
+    for key, name in pictures:
+        result = work.result_name(name)
+        if result in makers:
+            return result, makers[result], key
+        makers[result] = key
+    return None

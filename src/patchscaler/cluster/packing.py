@@ -1,0 +1,222 @@
+"""Patches of several pictures in one batch: each picture goes its way, and all meet where patches are sampled."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from patchscaler.inference.crew import SET_SIZE, Crew, Work
+from patchscaler.inference.parts import Parts
+from patchscaler.inference.sampling import PatchSet, by_cost
+from patchscaler.inference.settings import Settings
+from patchscaler.report import ProgressCallback, Report
+
+Result = TypeVar("Result")
+
+
+class Counts(NamedTuple):
+    """Of the sampler so far: calls of the network, patches in them, and the most that would have fitted."""
+
+    calls: int = 0
+    patch_steps: int = 0
+    room: int = 0
+
+    @property
+    def fill(self) -> float:
+        """Share of the batches' places that held a patch, in [0, 1]; 1 before any call."""
+        return self.patch_steps / self.room if self.room else 1.0
+
+
+@dataclass
+class _Waiting:
+    """A set of patches that a picture has handed in, and what came of it."""
+
+    patches: PatchSet
+    settings: Settings
+    report: Report
+    done: threading.Event = field(default_factory=threading.Event)
+    refined: Tensor | None = None
+    error: Exception | None = None
+
+
+class SharedCrew(Crew):
+    """A crew for several pictures at once, with one copy of the networks.
+
+    Each picture has a thread, of which one at a time computes: it restores its picture, hands in its patches and lets
+    the next one go on. When all pictures wait, or a full set of patches does, all that were handed in are sampled
+    together. A patch's result depends on its picture's seed and its place alone, so it is what the picture would have
+    got alone.
+
+    capacity  patches from which on the sampler doesn't wait for more; also the most prompted together
+    overlap   files are read and written while others compute (`reading`, `aside`); False: in turn, where a process
+              shall not use more than one core
+    """
+
+    def __init__(self, parts: Parts, capacity: int = SET_SIZE, overlap: bool = True) -> None:
+        super().__init__(parts)
+        self.capacity, self.overlap = capacity, overlap
+        self.counts = Counts()
+        self._turn = threading.Lock()
+        self._waiting: list[_Waiting] = []
+        self._computing = 0  # pictures that may still hand in patches before anybody must wait for them
+
+    def run(self, tasks: Sequence[Callable[[], Result]]) -> list[Result | Exception]:
+        """Do all tasks, one picture each, and return what each returned or raised."""
+        outcomes: list[Any] = [None] * len(tasks)
+
+        def life(number: int) -> None:
+            self._turn.acquire()
+            try:
+                outcomes[number] = tasks[number]()
+            except Exception as error:
+                outcomes[number] = error
+            finally:
+                self._leave()
+
+        self._computing = len(tasks)
+        threads = [threading.Thread(target=life, args=(number,)) for number in range(len(tasks))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return outcomes
+
+    def aside(self) -> AbstractContextManager[Any]:
+        return self._aside() if self.overlap else nullcontext()
+
+    def refine(self, work: Work, settings: Settings, report: Report, notify: ProgressCallback) -> None:
+        """As `Crew.refine`, together with the other pictures' patches."""
+        for number in work.todo:
+            waiting = _Waiting(work.load(number), settings, report)
+            self._waiting.append(waiting)
+            self._leave()
+            waiting.done.wait()
+            self._turn.acquire()
+            if waiting.error is not None:
+                raise waiting.error
+            assert waiting.refined is not None
+            work.keep(number, waiting.refined)
+
+    def reading(self) -> AbstractContextManager[Any]:
+        """Around the reading of a picture's file: others compute, but wait for its patches."""
+        return self._reading() if self.overlap else nullcontext()
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        self._turn.release()
+        try:
+            yield
+        finally:
+            self._turn.acquire()
+
+    @contextmanager
+    def _aside(self) -> Iterator[None]:
+        self._leave()
+        try:
+            yield
+        finally:
+            self._turn.acquire()
+            self._computing += 1
+
+    def _leave(self) -> None:
+        """Give the turn away; whoever leaves last samples what was handed in, since nobody else would."""
+        self._computing -= 1
+        full = sum(len(each.patches.places) for each in self._waiting) >= self.capacity
+        if self._waiting and (full or not self._computing):
+            waiting, self._waiting = self._waiting, []
+            self._computing += len(waiting)
+            self._sample(waiting)
+        self._turn.release()
+
+    def _sample(self, waiting: list[_Waiting]) -> None:
+        """All sets together; one after the other if that fails, so that only those fail that must."""
+        try:
+            self._together(waiting)
+        except Exception as error:  # handed to the pictures, which say what becomes of it
+            if len(waiting) == 1:
+                waiting[0].error = error
+            else:
+                for each in waiting:
+                    self._sample([each])
+        for each in waiting:
+            each.done.set()
+
+    def _together(self, waiting: list[_Waiting]) -> None:
+        settings = replace(waiting[0].settings, seed=0)
+        assert all(replace(each.settings, seed=0) == settings for each in waiting)
+        packed, owners = pack(waiting), [len(each.patches.places) for each in waiting]
+        order = by_cost(packed.groups, settings.groups)
+        refined = torch.empty_like(packed.coarse)
+        seconds: dict[str, float] = {}
+        for rows in order.split(self.capacity):
+            refined[rows] = self.refiner(_rows(packed, rows), settings, lambda name: _timed(seconds, name))
+        self._count(packed.groups[order], settings)
+        steps = torch.tensor(settings.steps)[packed.groups]
+        for each, patches, own in zip(waiting, refined.split(owners), steps.split(owners), strict=True):
+            each.refined = patches
+            for name, spent in seconds.items():
+                each.report.add(name, spent * float(own.sum() / steps.sum()))
+
+    def _count(self, groups: Tensor, settings: Settings) -> None:
+        calls, patch_steps = batches(groups, settings, self.capacity)
+        before = self.counts
+        room = before.room + calls * settings.batch_size
+        self.counts = Counts(before.calls + calls, before.patch_steps + patch_steps, room)
+
+
+def pack(waiting: Sequence[_Waiting]) -> PatchSet:
+    """The sets one after the other, each patch with its picture's seed."""
+    sets = [each.patches for each in waiting]
+    return PatchSet(
+        number=0,
+        places=torch.cat([each.places for each in sets]),
+        groups=torch.cat([each.groups for each in sets]),
+        coarse=torch.cat([each.coarse for each in sets]),
+        error=torch.cat([each.error for each in sets]),
+        seeds=torch.cat([torch.full((len(each.patches.places),), each.settings.seed) for each in waiting]),
+    )
+
+
+def plan_chunks(patches: Sequence[int], capacity: int) -> list[list[int]]:
+    """Which pictures go together, by their numbers of patches: none more than fit, but for one that is larger alone.
+
+    First fit, the largest first, so that few places stay empty; no pictures make no chunks.
+    """
+    chunks: list[list[int]] = []
+    left: list[int] = []
+    for number in sorted(range(len(patches)), key=lambda number: -patches[number]):
+        own = patches[number]
+        place = next((index for index, room in enumerate(left) if room >= own), len(chunks))
+        if place == len(chunks):
+            chunks.append([])
+            left.append(capacity)
+        chunks[place].append(number)
+        left[place] -= own
+    return [sorted(chunk) for chunk in chunks]
+
+
+def batches(groups: Tensor, settings: Settings, capacity: int) -> tuple[int, int]:
+    """Calls of the network for these patches, those with most steps first, and the patch-steps in them."""
+    steps = torch.tensor(settings.steps)[groups]
+    calls = 0
+    for chunk in steps.split(capacity):
+        active = [int((chunk >= step).sum()) for step in range(1, max(settings.steps) + 1)]
+        calls += sum(-(-count // settings.batch_size) for count in active)
+    return calls, int(steps.sum())
+
+
+def _rows(patches: PatchSet, rows: Tensor) -> PatchSet:
+    tensors = {name: part[rows] for name, part in patches._asdict().items() if name != "number"}
+    return PatchSet(number=0, **tensors)
+
+
+@contextmanager
+def _timed(seconds: dict[str, float], name: str) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    seconds[name] = seconds.get(name, 0.0) + time.perf_counter() - started

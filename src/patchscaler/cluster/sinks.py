@@ -1,0 +1,109 @@
+"""Where a job's results go: files in a folder, webdataset shards, or Parquet tables. Each part is written whole.
+
+A part's name is made of its pictures' keys, so that a part that is written again replaces itself.
+"""
+
+import io
+import json
+import tarfile
+from collections.abc import Collection, Sequence
+from pathlib import PurePosixPath
+from typing import Any, NamedTuple
+
+from patchscaler.cluster.manifest import FOLDER, Row, part_name
+from patchscaler.cluster.places import Place, is_own_leftover
+from patchscaler.errors import ConfigError, ImageWriteError
+
+KINDS = ("folder", "shards", "parquet")
+SUFFIXES = {"shards": ".tar", "parquet": ".parquet"}
+
+
+class Result(NamedTuple):
+    """A picture's row of the manifest, and its file; None where there is none."""
+
+    row: Row
+    data: bytes | None
+
+
+class Sink(NamedTuple):
+    """root: a folder, anywhere; kind: one of KINDS."""
+
+    root: Place
+    kind: str
+
+    def write(self, results: Sequence[Result]) -> list[Row]:
+        """The files of these results; their rows, completed, in the same order. What can't be written fails."""
+        if self.kind == "folder":
+            return [self._write_file(result) for result in results]
+        done = [result for result in results if result.data is not None]
+        if not done:
+            return [result.row for result in results]
+        name = part_name([result.row.key for result in results]) + SUFFIXES[self.kind]
+        try:
+            (self.root / name).write(_tar_of(done) if self.kind == "shards" else _table_of(done))
+        except ImageWriteError as error:
+            return [result.row._replace(status="failed", reason=result.row.reason or str(error)) for result in results]
+        return [result.row._replace(shard=name) if result.data is not None else result.row for result in results]
+
+    def _write_file(self, result: Result) -> Row:
+        if result.data is None:
+            return result.row
+        try:
+            (self.root / result.row.result).write(result.data)
+        except ImageWriteError as error:
+            return result.row._replace(status="failed", reason=str(error))
+        return result.row
+
+    def tidy(self, committed: Collection[str]) -> list[str]:
+        """Remove what a killed job has left: parts that no row speaks of, halves of files. Returns their names."""
+        if not self.root.exists():
+            return []
+        gone = []
+        for path in self.root.fs.find(self.root.path):
+            name, place = PurePosixPath(path).name, Place(self.root.fs, path)
+            orphan = self.kind != "folder" and name.startswith("part-") and name.endswith(SUFFIXES[self.kind])
+            if is_own_leftover(name) or (orphan and f"/{FOLDER}/" not in path and name not in committed):
+                place.remove()
+                gone.append(name)
+        return gone
+
+
+def check_kind(kind: str) -> str:
+    if kind not in KINDS:
+        raise ConfigError(f"--to {kind}: choose {', '.join(KINDS)}")
+    return kind
+
+
+def _tar_of(results: Sequence[Result]) -> bytes:
+    """A webdataset shard: of each sample the picture and a .json with its row."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for result in results:
+            path = PurePosixPath(result.row.result)
+            # A sample's name ends at its first dot.
+            sample = str(path.with_name(path.stem.replace(".", "_")))
+            for suffix, data in ((path.suffix, result.data), (".json", _described(result.row))):
+                assert data is not None
+                member = tarfile.TarInfo(sample + suffix)
+                member.size, member.mode = len(data), 0o644
+                tar.addfile(member, io.BytesIO(data))
+    return file.getvalue()
+
+
+def _described(row: Row) -> bytes:
+    return (json.dumps(row._asdict(), ensure_ascii=False) + "\n").encode()
+
+
+def _table_of(results: Sequence[Result]) -> bytes:
+    """Columns key, name and bytes."""
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    columns: dict[str, Any] = {
+        "key": pa.array([result.row.key for result in results], pa.string()),
+        "name": pa.array([result.row.result for result in results], pa.string()),
+        "bytes": pa.array([result.data for result in results], pa.large_binary()),
+    }
+    file = io.BytesIO()
+    parquet.write_table(pa.table(columns), file, compression="none")  # pictures are compressed already
+    return file.getvalue()

@@ -1,0 +1,359 @@
+"""A job's pictures and results: where they are found, how they are written, and what a killed job leaves behind."""
+
+import io
+import json
+import tarfile
+import threading
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+
+import patchscaler.cluster.places as places_module
+from patchscaler.cluster.attempts import MOST, Attempts
+from patchscaler.cluster.job import commit
+from patchscaler.cluster.manifest import Ledger, Row, rows_of, table_of
+from patchscaler.cluster.places import Place, place_of
+from patchscaler.cluster.sinks import Result, Sink, check_kind
+from patchscaler.cluster.sources import Found, find_units, read_units, stem_of
+from patchscaler.errors import ConfigError, ImageReadError, ImageWriteError, PatchScalerError
+from test_cli import files_in
+
+PICTURES = {"a.png": b"one", "day 2/b.jpg": b"two", "day 2/c.WEBP": b"three"}
+
+
+@pytest.fixture(params=["file", "memory"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder of this machine, and one of a file system that isn't."""
+    if request.param == "file":
+        return str(tmp_path)
+    url = f"memory://{tmp_path.name}"
+    place_of(url).fs.mkdirs(place_of(url).path, exist_ok=True)
+    return url
+
+
+def put(root: str, files: dict[str, bytes]) -> None:
+    for name, data in files.items():
+        with fsspec.open(f"{root}/{name}", "wb", auto_mkdir=True) as file:
+            file.write(data)
+
+
+def tar_of(files: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, data in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return file.getvalue()
+
+
+def table(**columns: list) -> bytes:
+    file = io.BytesIO()
+    parquet.write_table(pa.table(columns), file, row_group_size=2)
+    return file.getvalue()
+
+
+def found(source: str, done: frozenset[str] = frozenset()) -> dict[str, bytes | None]:
+    return {each.key: each.data for each in read_units(find_units(source), done)}
+
+
+# Sources
+
+
+def test_a_folder(root: str) -> None:
+    put(root, PICTURES | {"notes.txt": b"", ".hidden.png": b"", "day 2/.b/x.png": b""})
+    assert found(root) == PICTURES
+    assert found(f"{root}/", frozenset({"a.png"})) == {k: v for k, v in PICTURES.items() if k != "a.png"}
+    assert [unit.name for unit in find_units(f"{root}/day 2")] == ["b.jpg", "c.WEBP"]
+    assert found(f"{root}/a.png") == {"a.png": b"one"}
+    assert found(f"{root}/day*/*.jpg") == {"day 2/b.jpg": b"two"}
+
+
+def test_a_list_of_paths_relative_to_it_and_not(root: str) -> None:
+    put(root, PICTURES)
+    absolute = str(place_of(root) / "a.png")
+    lines = f"# mine\nday 2/b.jpg\n\n{absolute}\nday 2/b.jpg\nnowhere.png\n"
+    put(root, {"list.txt": lines.encode()})
+    read = found(f"{root}/list.txt")
+    assert read == {"day 2/b.jpg": b"two", absolute: b"one", "nowhere.png": None}
+    assert {unit.name for unit in find_units(f"{root}/list.txt")} == {"day 2/b.jpg", "a.png", "nowhere.png"}
+    (missing,) = (each for each in read_units(find_units(f"{root}/list.txt")) if each.data is None)
+    assert missing.reason is not None
+    assert "nowhere.png" in missing.reason
+    assert missing.reason.endswith("check the path")
+
+
+def test_a_table_of_paths(root: str) -> None:
+    put(root, PICTURES | {"t.parquet": table(path=["a.png", "day 2/b.jpg"], seed=[7, None], other=[1, 2])})
+    pictures = list(read_units(find_units(f"{root}/t.parquet")))
+    assert pictures == [Found("a.png", "a.png", 7, b"one"), Found("day 2/b.jpg", "day 2/b.jpg", None, b"two")]
+
+
+def test_a_table_of_bytes(root: str) -> None:
+    """By their own names, or by their numbers over all row groups; as datasets store them too."""
+    data = [b"one", b"two", None, b"four", b"five"]
+    put(root, {"named.parquet": table(bytes=data, name=["a.png", "b", "c", "d", "e"], seed=[1, 2, 3, 4, 5])})
+    put(root, {"numbered.parquet": table(image=[{"bytes": each, "path": "x"} for each in data])})
+    named = list(read_units(find_units(f"{root}/named.parquet")))
+    assert [each.key for each in named] == [f"named/{name}" for name in ("a.png", "b", "c", "d", "e")]
+    assert [(each.data, each.seed) for each in named] == list(zip(data, [1, 2, 3, 4, 5], strict=True))
+    assert named[2].reason is not None
+    assert "row 2 has no bytes" in named[2].reason
+    numbered = found(f"{root}/numbered.parquet", frozenset({"numbered/00000001"}))
+    assert list(numbered) == [f"numbered/{number:08d}" for number in (0, 2, 3, 4)]
+
+
+def test_shards(root: str) -> None:
+    put(root, {"s-0.tar": tar_of({"x/1.png": b"one", "x/1.json": b"{}", "2.jpg": b"two", "x/1.webp": b"again"})})
+    put(root, {"s-1.tar": tar_of({"1.png": b"one"}), "readme.md": b""})
+    expected = {"s-0/x/1.png": b"one", "s-0/2.jpg": b"two", "s-0/x/1.webp": None, "s-1/1.png": b"one"}
+    assert found(root) == found(f"{root}/s-*.tar") == expected
+    assert found(root, frozenset(expected)) == {}
+
+
+def test_damaged_shards_and_tables_fail_after_what_is_whole(root: str) -> None:
+    whole = tar_of({"1.png": bytes(2000), "2.png": bytes(9000)})
+    put(root, {"s.tar": whole[:6000], "empty/t.parquet": table(bytes=[b"x"])})
+    first, last = read_units(find_units(f"{root}/s.tar"))
+    assert (first.key, first.data) == ("s/1.png", bytes(2000))
+    assert last.key == "s#0"
+    assert last.reason is not None
+    assert "s.tar: damaged (" in last.reason
+    assert list(read_units(find_units(f"{root}/s.tar"), frozenset({"s/1.png", "s#0"}))) == []
+    put(root, {"t.parquet": table(bytes=[b"x"])[:-9]})
+    with pytest.raises(ConfigError, match=r"t.parquet: cannot be read as Parquet"):
+        find_units(f"{root}/t.parquet")
+
+
+@pytest.mark.parametrize(
+    ("files", "source", "words"),
+    [
+        ({}, "nowhere", "no such file or folder"),
+        ({"x/notes.md": b""}, "x", "no pictures, .tar, .parquet or .txt"),
+        ({"x/a.tar": b"", "y/a.tar": b"", "x/.b": b""}, "", "both are called a"),
+        (
+            {"t.parquet": table(bytes=[b"1", b"2"], name=["a.png", "a.jpg"])},
+            "t.parquet",
+            "several pictures are called a",
+        ),
+        ({"t.parquet": table(words=["a"])}, "t.parquet", "no column of paths or bytes"),
+    ],
+)
+def test_sources_that_are_none(root: str, files: dict[str, bytes], source: str, words: str) -> None:
+    put(root, files)
+    with pytest.raises(ConfigError, match=words):
+        find_units(f"{root}/{source}")
+
+
+def test_protocols_unknown_or_not_installed() -> None:
+    with pytest.raises(ConfigError, match="gopher://x"):
+        find_units("gopher://x")
+
+
+def test_stems_stay_below_their_folder() -> None:
+    assert stem_of("../../etc/x.y.png") == "etc/x.y"
+    assert stem_of("a//./b") == "a/b"
+    assert stem_of("..") == "picture"
+
+
+def test_reads_are_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(places_module, "PAUSE", 0.0)
+    (tmp_path / "a").write_bytes(b"at last")
+    place, failures = place_of(str(tmp_path / "a")), [OSError("hiccup")] * (places_module.TRIES - 1)
+
+    class Flaky:
+        """A network's file system: a real one that fails now and then."""
+
+        protocol = "file"
+
+        def cat_file(self, path: str) -> bytes:
+            if failures:
+                raise failures.pop()
+            return place.fs.cat_file(path)
+
+    assert Place(Flaky(), place.path).read() == b"at last"
+    failures += [OSError("hiccup")] * places_module.TRIES
+    with pytest.raises(ImageReadError, match=r"could not be read \(hiccup\); try again later"):
+        Place(Flaky(), place.path).read()
+
+
+# Sinks
+
+
+def results(*names: str, failed: str | None = None) -> list[Result]:
+    done = [Result(Row(name, "done", result=f"{name}_x4.png"), name.encode()) for name in names]
+    return [*done, *([Result(Row(failed, "failed", "bad"), None)] if failed else [])]
+
+
+def test_a_folder_of_results(root: str) -> None:
+    sink = Sink(place_of(root), "folder")
+    rows = sink.write(results("a", "day 2/b", failed="c"))
+    assert rows == [result.row for result in results("a", "day 2/b", failed="c")]
+    assert [(place.path.rpartition(root.rpartition("/")[2])[2], place.read()) for place in sink.root.files()] == [
+        ("/a_x4.png", b"a"),
+        ("/day 2/b_x4.png", b"day 2/b"),
+    ]
+
+
+def test_shards_of_results(root: str) -> None:
+    sink = Sink(place_of(root), "shards")
+    rows = sink.write(results("a", "x/b.c", failed="d"))
+    (place,) = sink.root.files()
+    assert [row.shard for row in rows] == [place.name, place.name, ""]
+    with tarfile.open(fileobj=io.BytesIO(place.read())) as tar:
+        members = {member.name: tar.extractfile(member).read() for member in tar}
+    assert list(members) == ["a_x4.png", "a_x4.json", "x/b_c_x4.png", "x/b_c_x4.json"]  # one dot in a sample's name
+    assert members["x/b_c_x4.png"] == b"x/b.c"
+    assert json.loads(members["a_x4.json"])["key"] == "a"
+    sink.write(results("a", "x/b.c", failed="d"))  # a task that is done again
+    assert len(sink.root.files()) == 1
+    assert sink.write(results(failed="d")) == [Row("d", "failed", "bad")]
+    assert len(sink.root.files()) == 1
+
+
+def test_tables_of_results_can_be_sources(root: str) -> None:
+    sink = Sink(place_of(root), "parquet")
+    sink.write(results("a", "x/b"))
+    (place,) = sink.root.files()
+    assert parquet.read_table(io.BytesIO(place.read())).to_pylist() == [
+        {"key": name, "name": f"{name}_x4.png", "bytes": name.encode()} for name in ("a", "x/b")
+    ]
+    assert sorted(found(str(place)).values()) == [b"a", b"x/b"]
+
+
+def test_a_result_that_cannot_be_written_fails(tmp_path: Path) -> None:
+    (tmp_path / "day").write_text("a file where a folder should be")
+    for kind, place in (("folder", tmp_path), ("shards", tmp_path / "day"), ("parquet", tmp_path / "day")):
+        (row,) = Sink(place_of(str(place)), kind).write(results("day/b"))
+        assert row.status == "failed"
+        assert "cannot be written" in row.reason
+    with pytest.raises(ImageWriteError):
+        place_of(str(tmp_path / "day" / "x")).write(b"")
+    assert files_in(tmp_path) == ["day"]
+    with pytest.raises(ConfigError, match="--to tape: choose folder, shards, parquet"):
+        check_kind("tape")
+
+
+# The manifest
+
+
+def rows_in(root: str, name: str) -> list[Row]:
+    return rows_of(parquet.read_table(io.BytesIO((place_of(root) / f"_batch/{name}.parquet").read())))
+
+
+def test_rows_are_committed_and_merged(root: str) -> None:
+    ledger = Ledger(place_of(root))
+    ledger.open({"steps": [1, 2, 3]})
+    assert rows_in(root, "manifest") == rows_in(root, "failures") == []  # they exist from the beginning
+    rows = [Row("b", "done", seconds=1.5, height=3), Row("a", "done"), Row("c", "failed", "why")]
+    ledger.add(rows[:1])
+    ledger.add(rows[1:])
+    again = Ledger(place_of(root))  # the driver was killed
+    again.open({"steps": [1, 2, 3]})
+    assert again.keys == {"a", "b", "c"}
+    assert rows_in(root, "manifest") == [rows[1], rows[0]]
+    assert rows_in(root, "failures") == [rows[2]]
+    assert not [place for place in place_of(root).files() if "/parts/" in place.path]
+    again.add([Row("d", "done")])
+    again.close()
+    assert [row.key for row in rows_in(root, "manifest")] == ["a", "b", "d"]
+    with pytest.raises(ConfigError, match=r"job with steps \[1, 2, 3\] instead of \[0, 0, 1\]"):
+        Ledger(place_of(root)).open({"steps": [0, 0, 1]})
+    third = Ledger(place_of(root))
+    third.open({"steps": [1, 2, 3]}, retry_failed=True)
+    assert third.keys == {"a", "b", "d"}
+    assert rows_in(root, "failures") == []
+
+
+def test_a_merge_that_was_cut_off_doubles_nothing(root: str) -> None:
+    """Killed between the new manifest and the end of the parts in it."""
+    ledger = Ledger(place_of(root))
+    ledger.open({})
+    ledger.add([Row("a", "done"), Row("b", "failed")])
+    (part,) = (place for place in place_of(root).files() if "/parts/" in place.path)
+    data = part.read()
+    ledger.close()
+    part.write(data)
+    again = Ledger(place_of(root))
+    again.open({})
+    assert [row.key for row in rows_in(root, "manifest")] == ["a"]
+    assert [row.key for row in rows_in(root, "failures")] == ["b"]
+
+
+def test_rows_survive_a_table() -> None:
+    rows = [
+        Row("a", "done", "", "r", "s", "t", "u", 1, 2, 3, 4, 5, 0.5, "w", 2**40, 1, 2, 3, 4, 5, 6),
+        Row("b", "failed"),
+    ]
+    assert rows_of(table_of(rows)) == rows
+    assert rows_of(table_of([])) == []
+
+
+@pytest.mark.parametrize("kind", ["folder", "shards", "parquet"])
+def test_what_a_killed_job_leaves_is_removed(root: str, kind: str) -> None:
+    sink, ledger = Sink(place_of(root), kind), Ledger(place_of(root))
+    ledger.open({})
+    commit(ledger, sink, sink.write(results("a", "b")))
+    sink.write(results("c"))  # and killed before the commit
+    put(root, {f".{'0' * 32}.part": b"half", "mine.tar": b"", "mine.parquet": b"", ".mine": b""})
+    again = Ledger(place_of(root))
+    again.open({})
+    gone = sink.tidy(again.shards)
+    assert len(gone) == (1 if kind == "folder" else 2)
+    assert again.keys == {"a", "b"}
+    names = {place.name for place in sink.root.files()}
+    assert {"mine.tar", "mine.parquet", "manifest.parquet"} <= names
+    commit(again, sink, sink.write(results("c")))
+    again.close()
+    assert [row.key for row in rows_in(root, "manifest")] == ["a", "b", "c"]
+    assert sink.tidy(again.shards) == []
+
+
+def test_a_picture_is_committed_once(root: str) -> None:
+    """A part with a picture that is done already is not taken, and not left there: its others are made again."""
+    sink, ledger = Sink(place_of(root), "shards"), Ledger(place_of(root))
+    ledger.open({})
+    first = sink.write(results("a", "b"))
+    assert commit(ledger, sink, first) == first
+    assert commit(ledger, sink, first) == []  # the same part, told twice
+    second = sink.write(results("b", "c"))
+    assert commit(ledger, sink, second) == []
+    assert ledger.keys == {"a", "b"}
+    assert [place.name for place in sink.root.files() if place.name.endswith(".tar")] == [first[0].shard]
+
+
+def test_writes_are_whole_or_absent(tmp_path: Path) -> None:
+    """Readers meet the old file or the new one, never a part of it."""
+    place, seen = place_of(str(tmp_path / "x" / "file")), set()
+    contents = [bytes([number]) * 300_000 for number in range(8)]
+    place.write(contents[0])
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            seen.add(place.read())
+
+    reader = threading.Thread(target=look)
+    reader.start()
+    for content in contents * 5:
+        place.write(content)
+    stop.set()
+    reader.join()
+    assert seen <= set(contents)
+    assert files_in(tmp_path) == ["x/file"]
+
+
+def test_attempts_are_counted_until_they_end(root: str) -> None:
+    attempts = Attempts(place_of(root))
+    assert [attempts.begin(["a", "b"]) for _ in range(3)] == [0, 1, 2]
+    attempts.end(["a", "b"])
+    assert attempts.begin(["a", "b"]) == 0
+    for _ in range(MOST):
+        attempts.begin_alone("a")
+    with pytest.raises(PatchScalerError, match=f"died each of {MOST} times"):
+        attempts.begin_alone("a")
+    attempts.forget()
+    assert attempts.begin(["a"]) == 0
