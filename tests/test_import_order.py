@@ -37,6 +37,7 @@ SEES: dict[str, set[str]] = {
     "integrations": INFERENCE | {"assembly", "sizes", "patchscaler"},
     "web": INFERENCE | {"assembly", "sizes", "patchscaler"},
     "benchmark": INFERENCE | {"features", "patchscaler"},
+    "experiments": INFERENCE | {"data", "features", "evaluation", "benchmark", "patchscaler"},
     "onnx": INFERENCE,
     "cli": INFERENCE
     | {
@@ -45,6 +46,7 @@ SEES: dict[str, set[str]] = {
         "data",
         "training",
         "evaluation",
+        "experiments",
         "integrations",
         "onnx",
         "sizes",
