@@ -19,7 +19,7 @@ def data_list() -> None:
     from patchscaler.data.testsets import LAYOUTS
 
     for layout in LAYOUTS:
-        parts = [f"{p.folder}: {p.count}" + (f" of {p.side}x{p.side}" if p.side else "") for p in layout.parts]
+        parts = [f"{p.folder}: {p.pictures}" + (f" of {p.side}x{p.side}" if p.side else "") for p in layout.parts]
         typer.echo(f"{layout.name:<17} {layout.unpacked}/  ({'; '.join(parts)})\n{'':<17} {layout.obtained}")
 
 

@@ -25,7 +25,7 @@ class Part(NamedTuple):
     """One folder of a set: its path within, its pictures, and the side of each in pixels where all are squares."""
 
     folder: str
-    count: int
+    pictures: int
     side: int | None = None
 
 
@@ -110,7 +110,7 @@ def recognise(folder: Path) -> Finding:
 
     def likeness(layout: Layout) -> tuple[bool, bool]:
         return (
-            all(counts[part.folder] == part.count for part in layout.parts),
+            all(counts[part.folder] == part.pictures for part in layout.parts),
             layout.unpacked.lower() in str(folder.resolve()).lower(),
         )
 
@@ -151,8 +151,8 @@ def _fits(layout: Layout, folder: Path, counts: Counter[str]) -> bool:
 def _problems(layout: Layout, folder: Path, counts: Counter[str]) -> list[str]:
     found = []
     for part in layout.parts:
-        if counts[part.folder] != part.count:
-            found.append(f"{part.folder}: {counts[part.folder]} pictures, {layout.name} has {part.count}")
+        if counts[part.folder] != part.pictures:
+            found.append(f"{part.folder}: {counts[part.folder]} pictures, {layout.name} has {part.pictures}")
         if part.side is not None:
             wrong = [path for path in _pictures(folder / part.folder) if _size(path) != (part.side, part.side)]
             if wrong:

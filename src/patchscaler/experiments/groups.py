@@ -12,17 +12,27 @@ from torch import Tensor
 from patchscaler.diffusion.pgs import GROUP_NAMES
 from patchscaler.evaluation.measure import box_means
 from patchscaler.experiments.inputs import Sample, read_samples
-from patchscaler.experiments.measuring import JUDGE, Measured, Notify, compare_ways, difference, judges, load_model
+from patchscaler.experiments.measuring import (
+    JUDGE,
+    Measured,
+    Notify,
+    compare_ways,
+    difference,
+    judges,
+    load_model,
+    way_of,
+)
 from patchscaler.experiments.measuring import summary as ways_table
 from patchscaler.experiments.record import Record, Table, Verdict
 from patchscaler.experiments.setting import Setting
 from patchscaler.features.lpips import Lpips, load_lpips
 from patchscaler.imaging.qmap import draw_qmap
-from patchscaler.inference.settings import GAMMAS
+from patchscaler.inference.settings import GAMMAS, QUALITIES
 from patchscaler.pipeline import STRIDE, PatchScalerOutput
 
 STEPS = (0, 1, 2, 4, 8, 20)  # for every patch, from its group's start time
 FEW, MANY = 2, 20
+STEPS_OF_GROUPS = QUALITIES["best"]  # the paper's
 THRESHOLDS = (GAMMAS, (0.99, 0.9), (0.9, 0.6), (0.8, 0.5), (0.7, 0.3))
 MAPS = 4  # pictures whose maps are drawn
 
@@ -52,14 +62,7 @@ class Patches:
 def run(setting: Setting, notify: Notify = lambda line: None) -> Record:
     samples, metrics, pipeline = read_samples(setting), judges(setting), load_model(setting)
     lpips = load_lpips("alex", setting.features).to(setting.device)
-    options = {"output_type": "pt", "seed": setting.seed, "batch_size": setting.batch_size}
-    patches, maps = Patches(), {}
-
-    def by_steps(count: int) -> Any:
-        return lambda sample: pipeline(sample.lr[0], steps=(count,) * 3, **options)
-
-    def by_thresholds(gammas: tuple[float, ...]) -> Any:
-        return lambda sample: pipeline(sample.lr[0], steps=(8, 14, 20), gammas=gammas, **options)
+    patches, maps = Patches(), dict[str, Any]()
 
     def collect(sample: Sample, name: str, output: PatchScalerOutput, result: Tensor) -> None:
         count = int(name.split()[0])
@@ -74,9 +77,9 @@ def run(setting: Setting, notify: Notify = lambda line: None) -> Record:
                 result, output.groups.flatten(), output.patch_boxes, list(output.report.patches)
             )
 
-    steps = {f"{count} steps for every patch": by_steps(count) for count in STEPS}
+    steps = {f"{count} steps for every patch": way_of(pipeline, setting, steps=(count,) * 3) for count in STEPS}
     found = compare_ways(samples, steps, metrics, notify, collect)
-    swept = {_label(gammas): by_thresholds(gammas) for gammas in THRESHOLDS}
+    swept = {_label(gammas): way_of(pipeline, setting, steps=STEPS_OF_GROUPS, gammas=gammas) for gammas in THRESHOLDS}
     shares: dict[str, Any] = {name: np.zeros(3, np.int64) for name in swept}
 
     def count_groups(sample: Sample, name: str, output: PatchScalerOutput, result: Tensor) -> None:
@@ -163,7 +166,7 @@ def _steps_hard(patches: Patches) -> Verdict:
     ran = f"simple patches of {counts[0]} pictures, hard ones of {counts[1]}"
     if min(counts) < 2:
         return Verdict(None, "fewer than two pictures have such patches", ran)
-    return Verdict(gains[2].rises and not gains[0].rises, figure, ran)
+    return Verdict(bool(gains[2].rises) and not gains[0].rises, figure, ran)
 
 
 def _plot(patches: Patches, thresholds: dict[str, Measured]) -> Any:

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class Sample(NamedTuple):
-    """name of its file; condition: what made it small ("given": nothing here); hr (1,3,4h,4w), lr (1,3,h,w) in [0,1]."""
+    """name of its file; condition: what made it small ("given": not us); hr (1,3,4h,4w), lr (1,3,h,w) in [0,1]."""
 
     name: str
     condition: str

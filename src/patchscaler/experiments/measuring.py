@@ -49,13 +49,13 @@ class Difference(NamedTuple):
     error: float
 
     @property
-    def rises(self) -> bool:
-        """Above 0 by more than chance."""
-        return self.mean > SIGNIFICANT * self.error
+    def rises(self) -> bool | None:
+        """Above 0 by more than chance; None where chance isn't known."""
+        return None if math.isnan(self.error) else self.mean > SIGNIFICANT * self.error
 
     @property
-    def falls(self) -> bool:
-        return -self.mean > SIGNIFICANT * self.error
+    def falls(self) -> bool | None:
+        return Difference(-self.mean, self.error).rises
 
     def __str__(self) -> str:
         return f"{self.mean:+.4f} ± {self.error:.4f}"
@@ -79,6 +79,17 @@ def load_model(setting: Setting) -> PatchScalerPipeline:
     pipeline = PatchScalerPipeline.from_pretrained(setting.model, dtype=resolve_dtype(setting.dtype, setting.device))
     pipeline.to(setting.device)
     return pipeline
+
+
+def way_of(pipeline: PatchScalerPipeline, setting: Setting, **options: Any) -> Way:
+    """Enlarges a sample's small picture with these options of the pipeline's call."""
+    common: dict[str, Any] = {"output_type": "pt", "seed": setting.seed, "batch_size": setting.batch_size}
+
+    def way(sample: Sample) -> PatchScalerOutput:
+        output: Any = pipeline(sample.lr[0], **common, **options)
+        return output
+
+    return way
 
 
 def judges(setting: Setting) -> list[Metric]:

@@ -2,18 +2,17 @@
 
 from typing import Any
 
-from patchscaler.diffusion.pgs import GroupConfig
 from patchscaler.experiments.inputs import Sample, read_samples
 from patchscaler.experiments.measuring import (
     JUDGE,
     Measured,
     Notify,
-    Way,
     compare_ways,
     difference,
     judges,
     load_model,
     summary,
+    way_of,
 )
 from patchscaler.experiments.record import Record, Verdict
 from patchscaler.experiments.setting import Setting
@@ -34,14 +33,9 @@ EQUAL = 0.02  # share of the quality's figure within which two are called equal
 
 def run(setting: Setting, notify: Notify = lambda line: None) -> Record:
     samples, metrics, pipeline = read_samples(setting), judges(setting), load_model(setting)
-    options = {"output_type": "pt", "seed": setting.seed, "batch_size": setting.batch_size}
-
-    def way(plan: Plan) -> Way:
-        config = GroupConfig(taus=plan[0], steps=plan[1])
-        return lambda sample: pipeline(sample.lr[0], taus=config.taus, steps=config.steps, **options)
-
     plans = list(dict.fromkeys([UNIFORM, CHOSEN, *TAUS, *STEPS, LEAST, *FEW, NONE]))
-    found = compare_ways(samples, {label(plan): way(plan) for plan in plans}, metrics, notify)
+    ways = {label(plan): way_of(pipeline, setting, taus=plan[0], steps=plan[1]) for plan in plans}
+    found = compare_ways(samples, ways, metrics, notify)
     record = Record(
         "pgs",
         setting,
@@ -80,7 +74,7 @@ def _verdicts(found: dict[str, Measured], samples: list[Sample]) -> dict[str, Ve
             f"{label(LEAST)} against {label(CHOSEN)}, {len(samples)} pictures",
         ),
         "more-gain-nothing": Verdict(
-            not worse.rises,
+            None if worse.rises is None else not worse.rises,
             f"LPIPS of the chosen {chosen.mean(JUDGE):.4f}, of the most {uniform.mean(JUDGE):.4f} ({worse})",
             ran,
         ),

@@ -16,12 +16,13 @@ from patchscaler.experiments.measuring import (
     judges,
     load_model,
     summary,
+    way_of,
 )
 from patchscaler.experiments.record import Record, Verdict
 from patchscaler.experiments.setting import Setting
 from patchscaler.inference.settings import QUALITIES
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
-from patchscaler.pipeline import PatchScalerPipeline
+from patchscaler.pipeline import PatchScalerOutput, PatchScalerPipeline
 
 TOP_KS = (1, 2, 4, 8)
 SIZES = (250, 500, 1000, 2000)
@@ -42,12 +43,11 @@ class PictureQuery(TextureClassifier):
 
 def run(setting: Setting, notify: Notify = lambda line: None) -> Record:
     samples, metrics, pipeline = read_samples(setting), judges(setting), load_model(setting)
-    options = {"output_type": "pt", "seed": setting.seed, "batch_size": setting.batch_size, "steps": STEPS}
 
-    def way(pipe: PatchScalerPipeline, **more: Any) -> Way:
-        return lambda sample: pipe(sample.lr[0], **options, **more)
+    def way(pipe: PatchScalerPipeline, **options: Any) -> Way:
+        return way_of(pipe, setting, steps=STEPS, **options)
 
-    ways = {NONE: way(pipeline, use_texture=False), TEXTURE: way(pipeline), GLOBAL: _global_way(pipeline, options)}
+    ways = {NONE: way(pipeline, use_texture=False), TEXTURE: way(pipeline), GLOBAL: _global_way(pipeline, setting)}
     own_k, own_size = int(pipeline.texture_encoder.config["top_k"]), len(pipeline.texture_memory.texture_keys)
     top_ks = {f"K = {k}": way(with_top_k(pipeline, k)) for k in TOP_KS if k <= own_size and k != own_k}
     sizes = {f"{n:,} textures": way(with_memory_of(pipeline, n)) for n in SIZES if own_k <= n < own_size}
@@ -76,7 +76,10 @@ def run(setting: Setting, notify: Notify = lambda line: None) -> Record:
 
 def with_parts(pipeline: PatchScalerPipeline, **parts: torch.nn.Module) -> PatchScalerPipeline:
     """A pipeline that shares all other parts."""
-    changed = {name: part.to(pipeline.device, pipeline.dtype).eval() for name, part in parts.items()}
+    changed = {
+        name: torch.nn.Module.to(part, pipeline.device, pipeline.dtype).eval()  # diffusers' own `to` warns for nothing
+        for name, part in parts.items()
+    }
     return PatchScalerPipeline(**(dict(pipeline.components) | changed), overlap=int(pipeline.config["overlap"]))
 
 
@@ -97,16 +100,16 @@ def with_memory_of(pipeline: PatchScalerPipeline, size: int) -> PatchScalerPipel
     return with_parts(pipeline, texture_memory=memory)
 
 
-def _global_way(pipeline: PatchScalerPipeline, options: dict[str, Any]) -> Way:
+def _global_way(pipeline: PatchScalerPipeline, setting: Setting) -> Way:
     query = PictureQuery(**_config(pipeline.texture_classifier))
     query.load_state_dict(pipeline.texture_classifier.state_dict())
-    pipe = with_parts(pipeline, texture_classifier=query)
+    enlarge = way_of(with_parts(pipeline, texture_classifier=query), setting, steps=STEPS)
 
-    def way(sample: Sample) -> Any:
+    def way(sample: Sample) -> PatchScalerOutput:
         with torch.no_grad():
             coarse = pipeline.restore(sample.lr.to(pipeline.device)).latents
             query.picture = pipeline.texture_classifier(coarse)
-        return pipe(sample.lr[0], **options)
+        return enlarge(sample)
 
     return way
 

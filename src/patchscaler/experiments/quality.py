@@ -90,14 +90,16 @@ def _verdict(report: Report, peers: list[str]) -> Verdict:
     ran = f"the model with the paper's steps on {len(report.sections[0].stems)} pictures"
     if not peers:
         return Verdict(None, "no other method's results were given", ran)
-    metric, holds, found = judge_of(report), True, []
+    metric, found = judge_of(report), []
+    holds: bool | None = True
     for section in report.sections:
         rows = section.rows_by_name
         ours = rows[PATCHSCALER]
         best = metric.best([rows[name].mean(metric.name) for name in peers])
         rival = next((name for name in peers if rows[name].mean(metric.name) == best), peers[0])
         ahead = difference(*([row.values[metric.name][stem] for stem in section.stems] for row in (ours, rows[rival])))
-        holds &= ahead.falls if metric.better == "lower" else ahead.rises
+        better = ahead.falls if metric.better == "lower" else ahead.rises
+        holds = None if better is None or holds is None else holds and better
         where = f"{section.condition}: " if section.condition else ""
         found.append(f"{where}{ours.mean(metric.name):.{metric.digits}f}, {rival} {best:.{metric.digits}f} ({ahead})")
     return Verdict(holds, f"{metric.name}: {'; '.join(found)}", f"{ran}, against {', '.join(peers)}")

@@ -126,8 +126,9 @@ def origin(values: dict[str, Any]) -> str:
     version = f"commit {values['commit']}" if values["commit"] else f"version {values['patchscaler']}"
     return (
         f"Model `{setting['model']}` (weights {values['weights_sha256'][:12]}), {len(values['pictures'])} pictures "
-        f"of `{setting['data']}`, seed {setting['seed']}, {setting['device']}, {setting['dtype']}; {machine['processor']}, "
-        f"{machine['cores']} cores, {machine['threads']} threads{device}, torch {machine['torch']}; {version}, "
+        f"of `{setting['data']}`, seed {setting['seed']}, {setting['device']}, {setting['dtype']}; "
+        f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads{device}, "
+        f"torch {machine['torch']}; {version}, "
         f"{values['date']}, {values['seconds'] / 60:.1f} minutes."
     )
 

@@ -40,7 +40,7 @@ def run(setting: Setting, notify: Notify = lambda line: None) -> Record:
     pipeline = load_model(setting)
     paths = spread(picture_files(setting.data), setting.pictures)
     pictures = [_square(read_picture(path).pixels) for path in paths]
-    options = {"output_type": "pt", "seed": setting.seed, "batch_size": setting.batch_size}
+    options: dict[str, Any] = {"output_type": "pt", "seed": setting.seed, "batch_size": setting.batch_size}
 
     def measured(side: int, groups: GroupConfig, **more: Any) -> list[dict[str, float]]:
         found = []
