@@ -28,7 +28,7 @@ SEES: dict[str, set[str]] = {
     "storage": NETWORKS,
     "report": NETWORKS,
     "presets": {"errors", "models"},
-    "training": NETWORKS | {"data", "features"},
+    "training": NETWORKS | {"presets", "data", "features"},
     "inference": NETWORKS | {"storage", "report", "patchscaler"},
     "pipeline": NETWORKS | {"storage", "report", "presets", "inference"},
     "assembly": INFERENCE | {"patchscaler"},
