@@ -18,7 +18,7 @@ CATALOGUE: dict[str, Entry] = {
     "groups": Entry("Fig. 1 and 3: maps of the groups, thresholds, steps by group", 12),
     "prompt": Entry("Table 4: texture prompt, none, one for the whole picture; K and size of the memory", 16),
     "runtime": Entry("Table 2: x4 from 128, 256 and 512; uniform and adaptive; one and two workers", 2),
-    "quality": Entry("Table 1: the metrics on any folder, other methods' results as folders", 12),
+    "quality": Entry("Table 1: the metrics on any folder, other methods' results as folders", 24),
 }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from patchscaler.diffusion.pgs import GROUP_NAMES
@@ -62,7 +63,7 @@ class Patches:
 def run(setting: Setting, notify: Notify = lambda line: None) -> Record:
     samples, metrics, pipeline = read_samples(setting), judges(setting), load_model(setting)
     lpips = load_lpips("alex", setting.features).to(setting.device)
-    patches, maps = Patches(), dict[str, Any]()
+    patches, maps = Patches(), dict[str, Image.Image]()
 
     def collect(sample: Sample, name: str, output: PatchScalerOutput, result: Tensor) -> None:
         count = int(name.split()[0])
@@ -99,7 +100,7 @@ def run(setting: Setting, notify: Notify = lambda line: None) -> Record:
         ],
     )
     record.verdicts = {"confidence": _confidence(patches), "steps-hard": _steps_hard(patches)}
-    record.pictures |= {"groups.png": _plot(patches, thresholds)} | maps
+    record.plot, record.maps = _plot(patches, thresholds), maps
     return record
 
 

@@ -126,7 +126,7 @@ def compare_ways(
                 **{metric: score(result) for metric, score in scorers.items()},
                 seconds=seconds,
                 sample_seconds=sampling_seconds(output.report.stages),
-                patch_steps=output.report.patch_steps,
+                patch_steps=float(output.report.patch_steps),
             )
             if on_result:
                 on_result(sample, name, output, result)
@@ -135,7 +135,7 @@ def compare_ways(
 
 def sampling_seconds(stages: Mapping[str, Mapping[str, float]]) -> float:
     """Of prompt and steps together: workers report both as one."""
-    return sum(stages[name]["seconds"] for name in ("prompt", "sample") if name in stages)
+    return float(sum(stages[name]["seconds"] for name in ("prompt", "sample") if name in stages))
 
 
 def summary(title: str, found: Mapping[str, Measured], metrics: Sequence[Metric]) -> Table:

@@ -44,7 +44,7 @@ def run(setting: Setting, notify: Notify = lambda line: None) -> Record:
         [summary("Start times and steps of simple, medium and hard patches", found, metrics)],
     )
     record.verdicts = _verdicts(found, samples)
-    record.pictures["pgs.png"] = _plot(found)
+    record.plot = _plot(found)
     return record
 
 

@@ -38,7 +38,7 @@ def run(setting: Setting, notify: Notify = lambda line: None) -> Record:
         [_table(report, section) for section in report.sections],
     )
     record.verdicts["peers"] = _verdict(report, list(setting.peers))
-    record.pictures["quality.png"] = _plot(report)
+    record.plot = _plot(report)
     return record
 
 
@@ -58,7 +58,7 @@ def request_for(setting: Setting) -> Request:
         outs=setting.peers,
         model=setting.model,
         steps=STEPS,
-        metrics=setting.metrics,
+        metrics=f"{JUDGE},{setting.metrics}" if "reference" in folders else setting.metrics,
         features=setting.features,
         seed=setting.seed,
         device=setting.device,
@@ -116,7 +116,9 @@ def _plot(report: Report) -> Any:
     for number, section in enumerate(report.sections):
         values = [row.mean(metric.name) for row in section.rows]
         places = [place + number * height for place in range(len(names))]
-        axes.barh(places, [0.0 if math.isnan(v) else v for v in values], height, label=section.condition or "as given")
+        axes.barh(
+            places, [v if math.isfinite(v) else 0.0 for v in values], height, label=section.condition or "as given"
+        )
     axes.set_yticks([place + 0.4 - height / 2 for place in range(len(names))], names)
     axes.invert_yaxis()
     axes.set_xlabel(f"{metric.name}, {metric.better} is better")

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from patchscaler import __version__
 from patchscaler.benchmark.machine import describe
 from patchscaler.evaluation.report import plain
@@ -50,8 +52,10 @@ class Record:
     """One experiment's outcome.
 
     settings   what it varied
+    inputs     names of the pictures
     verdicts   by the claims' keys in catalogue.CLAIMS
-    pictures   by file name: matplotlib figures and PIL pictures
+    plot       a matplotlib figure
+    maps       PIL pictures by file name; they show what was enlarged, so its licence is theirs
     """
 
     experiment: str
@@ -60,7 +64,8 @@ class Record:
     inputs: list[str]
     tables: list[Table] = field(default_factory=list)
     verdicts: dict[str, Verdict] = field(default_factory=dict)
-    pictures: dict[str, Any] = field(default_factory=dict)
+    plot: Any = None
+    maps: dict[str, Image.Image] = field(default_factory=dict)
     seconds: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
@@ -79,7 +84,7 @@ class Record:
                 "pictures": self.inputs,
                 "verdicts": {key: asdict(verdict) for key, verdict in self.verdicts.items()},
                 "tables": [asdict(table) for table in self.tables],
-                "files": sorted(self.pictures),
+                "maps": sorted(self.maps),
             }
         )
 
@@ -90,23 +95,26 @@ class Record:
         values = self.as_dict()
         (place / RESULTS).write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
         (place / PAGE).write_text(page(values), encoding="utf-8")
-        for name, picture in self.pictures.items():
-            if hasattr(picture, "savefig"):
-                picture.savefig(place / name, dpi=110)
-            else:
-                picture.save(place / name)
+        self.plot.savefig(place / plot_of(self.experiment), dpi=110)
+        for name, picture in self.maps.items():
+            picture.save(place / name)
         return place
 
 
-def page(values: dict[str, Any], files: str = "") -> str:
-    """A record as Markdown. files: where its pictures lie, with a slash behind."""
+def plot_of(experiment: str) -> str:
+    """The file name of an experiment's plot."""
+    return f"{experiment}.png"
+
+
+def page(values: dict[str, Any]) -> str:
+    """A record as Markdown."""
     lines = [f"# {values['experiment']}\n", origin(values) + "\n"]
     for verdict in values["verdicts"].values():
         word = {True: "holds", False: "doesn't hold", None: "can't be told"}[verdict["holds"]]
         lines.append(f"- **{word}**: {verdict['figure']} ({verdict['ran']})")
     lines.append("")
     lines += tables_markdown(values)
-    lines += [f"![{name}]({files}{name})\n" for name in values["files"]]
+    lines += [f"![{name}]({name})\n" for name in (plot_of(values["experiment"]), *values["maps"])]
     return "\n".join(lines)
 
 

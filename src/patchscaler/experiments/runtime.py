@@ -82,7 +82,7 @@ def run(setting: Setting, notify: Notify = lambda line: None) -> Record:
         "runtime-size": _by_size(ways),
         "two-workers": _two_workers(workers, setting.device),
     }
-    record.pictures["runtime.png"] = _plot(ways)
+    record.plot = _plot(ways)
     return record
 
 
