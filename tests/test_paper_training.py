@@ -13,9 +13,9 @@ from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 
+from patchscaler.assembly import assemble
 from patchscaler.cli.train import Part, _task
 from patchscaler.data.pictures import PicturePool, PictureSet
-from patchscaler.diffusion.schedule import make_scheduler
 from patchscaler.errors import ConfigError, DataError
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.restorer import ConvRestorer
@@ -141,13 +141,11 @@ def test_the_papers_parts_train_one_after_the_other(shards: Path, training_pictu
     figures |= run_training("patch-dit", {**table, "run": {**run, "folder": "patch-dit"}})
     assert all(math.isfinite(value) for value in figures.values())
     assert load_file(tmp_path / "patch-dit/weights/patch_dit" / WEIGHTS_FILE)
-    parts = [("restorer", "restorer/weights"), ("patch_dit", "patch-dit/weights/patch_dit")]
-    parts += [("texture_encoder", "patch-dit/weights/texture_encoder"), ("texture_classifier", "texture/weights")]
-    loaded: dict[str, Any] = {
-        name: getattr(REDUCED, name).network.from_pretrained(tmp_path / place)
-        for name, place in [*parts, ("texture_memory", "memory")]
-    }
-    pipeline = PatchScalerPipeline(autoencoder=vae.eval(), **loaded, scheduler=make_scheduler())
+    places = {"autoencoder": "vae", "restorer": "restorer/weights", "patch_dit": "patch-dit/weights/patch_dit"}
+    places |= {"texture_encoder": "patch-dit/weights/texture_encoder", "texture_classifier": "texture/weights"}
+    places |= {"texture_memory": "memory"}
+    assemble({name: tmp_path / place for name, place in places.items()}, tmp_path / "model")
+    pipeline = PatchScalerPipeline.from_pretrained(tmp_path / "model", dtype=torch.float32)
     small = Image.new("RGB", (20, 12), "teal")
     assert pipeline(small, steps=(1, 1, 1)).images[0].size == (80, 48)
 

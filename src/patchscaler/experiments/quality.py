@@ -10,7 +10,7 @@ from patchscaler.evaluation.evaluate import Request, evaluate
 from patchscaler.evaluation.metrics import Metric
 from patchscaler.evaluation.produce import PATCHSCALER
 from patchscaler.evaluation.report import Report
-from patchscaler.evaluation.rows import Section
+from patchscaler.evaluation.rows import Row, Section
 from patchscaler.experiments.measuring import JUDGE, Notify, difference
 from patchscaler.experiments.record import Record, Table, Verdict
 from patchscaler.experiments.setting import Setting
@@ -70,14 +70,15 @@ def request_for(setting: Setting) -> Request:
 
 def _table(report: Report, section: Section) -> Table:
     columns = [("", 0), *((metric.name, metric.digits) for metric in report.metrics)]
-    rows = [
-        [f"{row.name} {','.join(map(str, STEPS[0]))}" if row.name == PATCHSCALER else row.name]
-        + [row.mean(metric.name) for metric in report.metrics]
-        for row in section.rows
-    ]
+    rows = [[_name(row), *(row.mean(metric.name) for metric in report.metrics)] for row in section.rows]
     return Table(
         f"{len(section.stems)} pictures" + (f", {section.condition}" if section.condition else ""), columns, rows
     )
+
+
+def _name(row: Row) -> str:
+    """The row's name; the model's main row says its steps too, as the others do."""
+    return f"{row.name} {','.join(map(str, STEPS[0]))}" if row.name == PATCHSCALER else row.name
 
 
 def judge_of(report: Report) -> Metric:
@@ -111,7 +112,7 @@ def _plot(report: Report) -> Any:
     metric = judge_of(report)
     figure = Figure(figsize=(9, 1 + 0.9 * len(report.sections[0].rows)), layout="constrained")
     axes = figure.add_subplot()
-    names = [row.name for row in report.sections[0].rows]
+    names = [_name(row) for row in report.sections[0].rows]
     height = 0.8 / len(report.sections)
     for number, section in enumerate(report.sections):
         values = [row.mean(metric.name) for row in section.rows]
