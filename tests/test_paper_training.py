@@ -102,7 +102,7 @@ def test_a_run_is_counted_without_being_built() -> None:
     trained = 3 * 2 * dit.run.batch_size * (22_963.29e6 + 3_221.23e6) * 2 / 24
     assert before + trained < found.flops < 1.3 * (before + trained)
     assert 0.03 * 2**30 < found.activations < 2**30
-    assert f"{found.trained:,} parameters" in meta.report(dit).splitlines()[1]
+    assert f"{found.trained:,} parameters" in meta.report(found, dit.run).splitlines()[1]
     with pytest.raises(ConfigError, match="counts the parts restorer and patch-dit"):
         meta.count(settings_of("texture"))
     assert not list(Path().iterdir())

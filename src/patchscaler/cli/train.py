@@ -34,9 +34,9 @@ def train(
     settings_type, task_type = _task(part)
     resolved: Any = build(settings_type, read_toml(settings))
     if meta:
-        from patchscaler.training.meta import report
+        from patchscaler.training.meta import count, report
 
-        typer.echo(report(resolved))
+        typer.echo(report(count(resolved), resolved.run))
         return
     if not dry_run:
         run_training(task_type(resolved), resolved.run, resolved)

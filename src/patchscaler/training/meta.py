@@ -15,6 +15,7 @@ from patchscaler.errors import ConfigError
 from patchscaler.presets import PAPER
 from patchscaler.training.patch_dit import FrozenParts, PatchDiTSettings, PatchDiTTask
 from patchscaler.training.restorer import RestorerSettings, RestorerTask
+from patchscaler.training.settings import RunSettings
 
 
 class Count(NamedTuple):
@@ -48,9 +49,8 @@ def count(settings: Any) -> Count:
     return Count(trained, frozen, 5 * 4 * trained, 4 * frozen, kept, flops)
 
 
-def report(settings: Any) -> str:
-    """`count` in words."""
-    found, run = count(settings), settings.run
+def report(found: Count, run: RunSettings) -> str:
+    """What was found of a run, in words."""
     gib = 2**30
     return "\n".join(
         (
