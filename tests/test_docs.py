@@ -103,7 +103,7 @@ def test_command_lines_elsewhere_name_real_options(call: Call) -> None:
         for line in re.findall(r"^patchscaler ([a-z].*)$", text, re.MULTILINE):
             words = shlex.split(line.split("#")[0])
             command = [word for word in words[:2] if re.fullmatch("[a-z]+", word)]
-            command = command[:2] if command[0] == "memory" else command[:1]
+            command = command[:2] if command[0] in ("memory", "data") else command[:1]
             known = call(*command, "--help").out
             for option in (word for word in words if word.startswith("--")):
                 assert option[:20] in known, f"{page.name}: {line}"

@@ -28,7 +28,7 @@ SEES: dict[str, set[str]] = {
     "storage": NETWORKS,
     "report": NETWORKS,
     "presets": {"errors", "models"},
-    "training": NETWORKS | {"data", "features"},
+    "training": NETWORKS | {"presets", "data", "features"},
     "inference": NETWORKS | {"storage", "report", "patchscaler"},
     "pgs": {"errors", "imaging", "diffusion"},  # for any model: it imports no network of ours
     "coarse": NETWORKS | {"storage", "report", "inference", "pgs"},
@@ -41,6 +41,7 @@ SEES: dict[str, set[str]] = {
     "integrations": INFERENCE | {"assembly", "sizes", "pgs", "coarse", "patchscaler"},
     "web": INFERENCE | {"assembly", "sizes", "patchscaler"},
     "benchmark": INFERENCE | {"features", "patchscaler"},
+    "experiments": INFERENCE | {"data", "features", "evaluation", "benchmark", "patchscaler"},
     "onnx": INFERENCE,
     "cli": INFERENCE
     | {
@@ -50,6 +51,7 @@ SEES: dict[str, set[str]] = {
         "data",
         "training",
         "evaluation",
+        "experiments",
         "integrations",
         "making",
         "onnx",

@@ -40,7 +40,12 @@ def assemble(
         if name not in folders:
             raise WeightsError(f"no folder given for the part {name}")
         class_name = str(read_json(folders[name] / "config.json").get("_class_name", ""))
-        cls = next((c for c in options if c.__name__ == class_name), None)
+        if name == "autoencoder" and class_name == "AutoencoderKL":
+            from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+            cls: type[ModelMixin] | None = AutoencoderKL
+        else:
+            cls = next((c for c in options if c.__name__ == class_name), None)
         if cls is None:
             raise WeightsError(f"{folders[name]}: class {class_name} can't serve as {name}")
         check_part(cls, folders[name])

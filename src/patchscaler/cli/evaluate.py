@@ -69,7 +69,7 @@ def evaluate(
     if conditions is None and model is not None and ref is not None and inputs is None:
         conditions = "bicubic"
     request = Request(
-        outs=_named_folders(out or []),
+        outs=named_folders(out or [], "--out"),
         reference=ref,
         inputs=inputs,
         model=model,
@@ -102,16 +102,16 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _named_folders(texts: list[str]) -> dict[str, str]:
+def named_folders(texts: list[str], option: str) -> dict[str, str]:
     """Folders by name from "NAME=DIR" or "DIR"; raises ConfigError for a name used twice."""
     folders: dict[str, str] = {}
     for text in texts:
         name, sign, folder = text.partition("=")
         name, folder = (name, folder) if sign else (Path(text).name, text)
         if not name or not folder:
-            raise ConfigError(f"--out {text}: give a name and a folder, as in NAME=DIR")
+            raise ConfigError(f"{option} {text}: give a name and a folder, as in NAME=DIR")
         if name in folders:
-            raise ConfigError(f"--out {text}: the name {name} is taken; name the rows differently, as in NAME=DIR")
+            raise ConfigError(f"{option} {text}: the name {name} is taken; name the rows differently, as in NAME=DIR")
         folders[name] = folder
     return folders
 

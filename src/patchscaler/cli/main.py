@@ -10,7 +10,9 @@ import patchscaler.cli.enlarge as enlarging
 from patchscaler import __version__
 from patchscaler.cli.batch import batch
 from patchscaler.cli.benchmark import benchmark
+from patchscaler.cli.data import data_app
 from patchscaler.cli.evaluate import evaluate
+from patchscaler.cli.experiment import experiment
 from patchscaler.cli.export import export_app
 from patchscaler.cli.info import info
 from patchscaler.cli.model import assemble, calibrate, memory_app
@@ -25,9 +27,11 @@ app.command()(info)
 app.command()(evaluate)
 app.command()(batch)
 app.command()(benchmark)
+app.command()(experiment)
 app.command()(serve)
 app.command()(train)
 app.add_typer(memory_app, name="memory")
+app.add_typer(data_app, name="data")
 app.add_typer(export_app, name="export")
 app.command()(calibrate)
 app.command()(assemble)

@@ -22,6 +22,9 @@ def train(
     part: Annotated[Part, typer.Argument(help="which network to train")],
     settings: Annotated[Path, typer.Argument(help="TOML file of the run (see configs/)")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="one batch, nothing written")] = False,
+    meta: Annotated[
+        bool, typer.Option("--meta", help="of configs/paper: parameters, memory and FLOPs; nothing read or allocated")
+    ] = False,
 ) -> None:
     """Train a part of the model; the same command resumes a run from its newest checkpoint."""
     from patchscaler.training.common import without_traces
@@ -30,6 +33,11 @@ def train(
 
     settings_type, task_type = _task(part)
     resolved: Any = build(settings_type, read_toml(settings))
+    if meta:
+        from patchscaler.training.meta import count, report
+
+        typer.echo(report(count(resolved), resolved.run))
+        return
     if not dry_run:
         run_training(task_type(resolved), resolved.run, resolved)
         return

@@ -1,11 +1,19 @@
-"""Training pictures as one memory-mapped file of decoded pixels, and crops of them as a function of (seed, index)."""
+"""Training pictures, and crops of them as a function of (seed, index).
+
+A few thousand pictures are decoded once, into one memory-mapped file. Of more than that only an index is made, and each
+is decoded when it is drawn; they may lie in a folder or in tar files (webdataset's shards), which are read at random
+places, so that a resumed run draws what it would have drawn, and each process reads no more than its own share.
+"""
 
 import csv
 import hashlib
+import io
 import json
 import os
+import tarfile
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +31,9 @@ SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 class PictureSet:
     """Which pictures to train on.
 
-    folder       pictures, searched recursively
-    cache        folder for the decoded copy; it is rebuilt when the set of files changes
+    folder       pictures, or uncompressed tar files of them, searched recursively
+    cache        folder for the decoded copy or the index; rebuilt when the set of files changes
+    decode       make the decoded copy; tar files need false
     min_side     smaller pictures are left out
     manifest     optional CSV with columns `file` and `kind`
     kind_weights share of crops per kind, with a manifest; kinds not named get weight `other_weight`
@@ -36,6 +45,7 @@ class PictureSet:
     manifest: str | None = None
     kind_weights: dict[str, float] = field(default_factory=dict)
     other_weight: float = 0.05
+    decode: bool = True
 
 
 class PicturePool:
@@ -49,12 +59,15 @@ class PicturePool:
     """
 
     def __init__(self, pictures: PictureSet) -> None:
-        root = Path(pictures.folder)
-        self._data_path, table = _decode_once(picture_files(root), root, Path(pictures.cache))
+        self._root, self._decoded = Path(pictures.folder), pictures.decode
+        prepare = _decode_once if pictures.decode else _index_once
+        self._data_path, table = prepare(self._root, Path(pictures.cache))
         self._pixels: np.ndarray | None = None
         self.table = [row for row in table if min(row["height"], row["width"]) >= pictures.min_side]
         if not self.table:
-            raise DataError(f"{root}: no picture has both sides of at least min_side = {pictures.min_side} pixels")
+            raise DataError(
+                f"{self._root}: no picture has both sides of at least min_side = {pictures.min_side} pixels"
+            )
         self._weights = self._picture_weights(pictures)
         drawn = self._weights.tobytes() + json.dumps([self._data_path.name, pictures.min_side]).encode()
         self.identity = hashlib.sha256(drawn).hexdigest()
@@ -75,7 +88,9 @@ class PicturePool:
         return len(self.table)
 
     def picture(self, number: int) -> np.ndarray:
-        """Picture `number` as a view (H,W,3) uint8."""
+        """Picture `number` (H,W,3) uint8, a view where there is a decoded copy."""
+        if not self._decoded:
+            return _read_indexed(self._root, self.table[number])
         if self._pixels is None:  # opened on first use, so that worker processes map the file themselves
             self._pixels = np.memmap(self._data_path, dtype=np.uint8, mode="r")
         row = self.table[number]
@@ -117,10 +132,10 @@ def picture_files(root: Path) -> list[Path]:
     return files
 
 
-def read_rgb(path: Path) -> np.ndarray:
-    """A picture's pixels (H,W,3) uint8. Raises DataError."""
+def read_rgb(path: Path, source: Any = None) -> np.ndarray:
+    """A picture's pixels (H,W,3) uint8; source: a stream of its file, where that isn't `path`. Raises DataError."""
     try:
-        with Image.open(path) as image:
+        with Image.open(source or path) as image:
             return np.asarray(image.convert("RGB"))
     except (*DECODE_ERRORS, Image.DecompressionBombError) as error:
         raise DataError(f"{path}: can't be read as a picture ({error}); remove it from the folder") from error
@@ -138,20 +153,29 @@ def _read_manifest(path: Path) -> dict[str, str]:
 
 
 def is_decoded(pictures: PictureSet) -> bool:
-    """Whether the cache holds the pictures as they are now. Raises DataError when there are none."""
-    root = Path(pictures.folder)
-    return all(path.exists() for path in _cache_paths(picture_files(root), root, Path(pictures.cache)))
+    """Whether the cache holds the pictures, or their index, as they are now. Raises DataError when there are none."""
+    root, cache = Path(pictures.folder), Path(pictures.cache)
+    if not pictures.decode:
+        return _index_path(_shards(root) or picture_files(root), root, cache).exists()
+    return all(path.exists() for path in _cache_paths(picture_files(root), root, cache))
 
 
 def _cache_paths(files: list[Path], root: Path, cache: Path) -> tuple[Path, Path]:
     """Where the pixels and the table of these pictures belong."""
-    listing = "\n".join(f"{p.relative_to(root)} {p.stat().st_size}" for p in files)
-    name = hashlib.sha256(listing.encode()).hexdigest()[:16]
+    name = _fingerprint(files, root)
     return cache / f"pictures-{name}.u8", cache / f"pictures-{name}.json"
 
 
-def _decode_once(files: list[Path], root: Path, cache: Path) -> tuple[Path, list[dict]]:
+def _fingerprint(files: list[Path], root: Path) -> str:
+    listing = "\n".join(f"{p.relative_to(root)} {p.stat().st_size}" for p in files)
+    return hashlib.sha256(listing.encode()).hexdigest()[:16]
+
+
+def _decode_once(root: Path, cache: Path) -> tuple[Path, list[dict]]:
     """The path of the decoded pixels and the table of pictures in it; both come from the cache when it is current."""
+    if _shards(root):
+        raise ConfigError(f"{root}: holds tar files; set pictures.decode = false to read pictures from them")
+    files = picture_files(root)
     data_path, table_path = _cache_paths(files, root, cache)
     if table_path.exists() and data_path.exists():
         return data_path, json.loads(table_path.read_text())
@@ -172,3 +196,60 @@ def _decode_once(files: list[Path], root: Path, cache: Path) -> tuple[Path, list
     finally:
         partial.unlink(missing_ok=True)
     return data_path, table
+
+
+def _shards(root: Path) -> list[Path]:
+    return sorted(root.rglob("*.tar")) if root.is_dir() else []
+
+
+def _index_path(files: list[Path], root: Path, cache: Path) -> Path:
+    return cache / f"index-{_fingerprint(files, root)}.json"
+
+
+def _index_once(root: Path, cache: Path) -> tuple[Path, list[dict]]:
+    """The path of the index and what it says of every picture: name, size, and its place if it lies in a tar file."""
+    shards = _shards(root)
+    files = shards or picture_files(root)
+    path = _index_path(files, root, cache)
+    if path.exists():
+        return path, json.loads(path.read_text())
+    table = [row for file in files for row in (_members(file, root) if shards else [_row(file, file, root)])]
+    if not table:
+        raise DataError(f"{root}: no pictures in its tar files; they need names with {', '.join(sorted(SUFFIXES))}")
+    cache.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.part")
+    partial.write_text(json.dumps(table))
+    os.replace(partial, path)
+    return path, table
+
+
+def _row(name: Path, source: Any, root: Path) -> dict:
+    """A picture's name and size, of its header alone."""
+    try:
+        with Image.open(source) as image:
+            return {"file": name.relative_to(root).as_posix(), "height": image.height, "width": image.width}
+    except (*DECODE_ERRORS, Image.DecompressionBombError) as error:
+        raise DataError(f"{name}: can't be read as a picture ({error}); remove it") from error
+
+
+def _members(shard: Path, root: Path) -> list[dict]:
+    """The pictures in a tar file, as SHARD/NAME, with the bytes they lie at."""
+    rows = []
+    try:
+        with tarfile.open(shard, "r:") as tar:
+            for member in tar:
+                if member.isfile() and Path(member.name).suffix.lower() in SUFFIXES:
+                    row = _row(shard / member.name, tar.extractfile(member), root)
+                    place = {"shard": shard.relative_to(root).as_posix(), "at": member.offset_data}
+                    rows.append(row | place | {"bytes": member.size})
+    except tarfile.TarError as error:
+        raise DataError(f"{shard}: not a plain tar file ({error}); write it uncompressed, or unpack it") from error
+    return rows
+
+
+def _read_indexed(root: Path, row: dict) -> np.ndarray:
+    if "shard" not in row:
+        return read_rgb(root / row["file"])
+    with open(root / row["shard"], "rb") as stream:
+        stream.seek(row["at"])
+        return read_rgb(root / row["file"], io.BytesIO(stream.read(row["bytes"])))

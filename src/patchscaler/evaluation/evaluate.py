@@ -141,7 +141,7 @@ def _open_sections(request: Request, folder: Path, track: Track) -> list[Section
         tick = track("degrade", None)
         return write_inputs(request.reference, folder, request.conditions, request.count, focus, tick)
     references = None if request.reference is None else _first(pictures_by_stem(request.reference), request.count)
-    inputs = None if request.inputs is None else _inputs(request.inputs, references, request.count)
+    inputs = None if request.inputs is None else _inputs(request, request.inputs, references)
     return [Section(None, focus, references, inputs)]
 
 
@@ -192,11 +192,11 @@ def _further(request: Request, references: Mapping[str, Path]) -> frozenset[str]
     return frozenset(path.stem for path in request.reference.rglob("*")) - set(references)
 
 
-def _inputs(folder: Path, references: Mapping[str, Path] | None, count: int) -> dict[str, Path]:
+def _inputs(request: Request, folder: Path, references: Mapping[str, Path] | None) -> dict[str, Path]:
     """Pictures for the model, by the stem of their ground truth where there is one. DataError for wrong sizes."""
     if references is None:
-        return _first(pictures_by_stem(folder), count)
-    inputs = pair_results(folder, references)
+        return _first(pictures_by_stem(folder), request.count)
+    inputs = pair_results(folder, references, left_out=_further(request, references))
     for stem, path in inputs.items():
         size, wanted = picture_size(path), picture_size(references[stem])
         if (size.height * SCALE, size.width * SCALE) != wanted:

@@ -35,7 +35,7 @@ class Report:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON; null where a figure is no finite number."""
-        return _plain(
+        return plain(
             {
                 "patchscaler": __version__,
                 "reference": self.reference,
@@ -69,11 +69,12 @@ class Report:
         }
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Values that JSON has: floats to six digits, null where one is no finite number."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float):
         return round(value, 6) if math.isfinite(value) else None
     return value

@@ -10,12 +10,10 @@ from torch import Tensor, nn
 
 from patchscaler.diffusion.schedule import alphas_from
 from patchscaler.errors import WeightsError
-from patchscaler.imaging.geometry import Size
-from patchscaler.imaging.resize import resize_bicubic
 from patchscaler.imaging.tiles import OVERLAP
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.base import ModelMixin
-from patchscaler.models.latents import encode_pixels
+from patchscaler.models.latents import restorer_input
 from patchscaler.models.patch_dit import PatchDiT, TextureCache
 from patchscaler.models.restorer import ConvRestorer, Restoration
 from patchscaler.models.swin_restorer import SwinRestorer
@@ -71,10 +69,7 @@ class Parts:
     def restore(self, pixels: Float[Tensor, "1 3 height width"]) -> Restoration:
         """Coarse latents and log error of an LR picture in [0,1], at ceil(height / 2) x ceil(width / 2) latents."""
         even = nn.functional.pad(pixels, (0, pixels.shape[-1] % 2, 0, pixels.shape[-2] % 2), mode="replicate")
-        if self.restorer.input_kind == "pixels":
-            return self.restorer(even.contiguous(memory_format=torch.channels_last))
-        large = resize_bicubic(even, Size(even.shape[-2] * SCALE, even.shape[-1] * SCALE)).clamp(0, 1)
-        return self.restorer(encode_pixels(self.autoencoder, large))
+        return self.restorer(restorer_input(self.restorer, self.autoencoder, even))
 
     def prompt(self, patches: Float[Tensor, "n c V V"]) -> TextureCache:
         """Algorithm 1: keys and values for Patch-DiT of the textures most similar to each coarse patch."""

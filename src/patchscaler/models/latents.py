@@ -1,6 +1,7 @@
 """Pixels <-> normalised latents, whichever autoencoder: the only place that knows how the two kinds differ."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from patchscaler.errors import ConfigError
 from patchscaler.imaging.geometry import Size
+from patchscaler.imaging.resize import resize_bicubic
 from patchscaler.imaging.tiles import Tile, plan_tiles
 from patchscaler.models.autoencoder import STRIDE, DctAutoencoder
 from patchscaler.models.base import ModelMixin
@@ -41,6 +43,17 @@ def decode_latents(autoencoder: ModelMixin, latents: Float[Tensor, "n c h w"]) -
     scale, shift = _kl_scale_and_shift(autoencoder)
     sample = autoencoder.decode((latents.float() / scale + shift).to(autoencoder.dtype)).sample
     return (sample.float() + 1) / 2
+
+
+def restorer_input(restorer: Any, autoencoder: ModelMixin, pixels: Float[Tensor, "n 3 height width"]) -> Tensor:
+    """What a restorer takes of LR RGB in [0,1], even sides: the pixels, or the latents of the picture enlarged x4.
+
+    restorer  ConvRestorer or SwinRestorer; its `input_kind` decides
+    """
+    if restorer.input_kind == "pixels":
+        return pixels.contiguous(memory_format=torch.channels_last)
+    large = resize_bicubic(pixels, Size(4 * pixels.shape[-2], 4 * pixels.shape[-1])).clamp(0, 1)
+    return encode_pixels(autoencoder, large)
 
 
 def latent_channels(autoencoder: ModelMixin) -> int:

@@ -1,6 +1,7 @@
 """What several training tasks share: frozen parts, sample sheets, threads of data workers."""
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,32 @@ from torch import Tensor
 from patchscaler.data.pictures import is_decoded
 from patchscaler.errors import WeightsError
 from patchscaler.models.autoencoder import DctAutoencoder
+from patchscaler.models.restorer import ConvRestorer
+from patchscaler.models.swin_restorer import SwinRestorer
+
+RESTORERS: dict[str, type[ModelMixin]] = {"ConvRestorer": ConvRestorer, "SwinRestorer": SwinRestorer}
 
 
-def load_autoencoder(folder: str) -> DctAutoencoder:
-    """The frozen autoencoder in `folder`; WeightsError when it isn't there."""
+def load_autoencoder(folder: str) -> Any:
+    """The frozen DctAutoencoder, or diffusers' AutoencoderKL, in `folder`; WeightsError when it isn't there."""
+    if class_name(folder) == "AutoencoderKL":
+        from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+        return load_frozen(AutoencoderKL, folder)
     return load_frozen(DctAutoencoder, folder)
+
+
+def load_restorer(folder: str) -> Any:
+    """The frozen ConvRestorer or SwinRestorer in `folder`; WeightsError when it isn't there."""
+    name = class_name(folder)
+    restorer = load_frozen(RESTORERS.get(name, ConvRestorer), folder)
+    return restorer.to(memory_format=torch.channels_last) if name != "SwinRestorer" else restorer
+
+
+def class_name(folder: str) -> str:
+    """The class that a part's config names; empty where there is none."""
+    path = Path(folder) / "config.json"
+    return str(json.loads(path.read_text(encoding="utf-8")).get("_class_name", "")) if path.exists() else ""
 
 
 def load_frozen(cls: type[ModelMixin], folder: str) -> Any:
@@ -36,7 +58,7 @@ def without_traces(settings: Any, scratch: str) -> Any:
     changed = {}
     if not is_decoded(settings.pictures):
         changed["pictures"] = dataclasses.replace(settings.pictures, cache=scratch)
-    if hasattr(settings, "cache"):
+    if hasattr(settings, "cache") and settings.cache.count:
         changed["cache"] = dataclasses.replace(settings.cache, folder=scratch, count=settings.run.batch_size, workers=0)
     return dataclasses.replace(settings, **changed)
 

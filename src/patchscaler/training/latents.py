@@ -11,6 +11,7 @@ import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from patchscaler.data.pairs import PairDataset, PairSettings
 from patchscaler.data.pictures import PictureSet
 from patchscaler.errors import ConfigError
 from patchscaler.models.autoencoder import STRIDE, DctAutoencoder
-from patchscaler.models.restorer import ConvRestorer
+from patchscaler.models.latents import latent_channels, restorer_input
 from patchscaler.training.common import one_thread
 
 _CHUNK = 16
@@ -29,8 +30,8 @@ _CHUNK = 16
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """folder: where the files lie; count: crops; seed: of the crops and their degradation; workers, precision: as in
-    [run]."""
+    """folder: where the files lie; count: crops, 0 for none: then every step restores new crops; seed: of the crops and
+    their degradation; workers, precision: as in [run]."""
 
     folder: str = "cache/latents"
     count: int = 20_000
@@ -47,10 +48,10 @@ class LatentCache:
         settings: CacheSettings,
         pictures: PictureSet,
         pairs: PairSettings,
-        autoencoder: DctAutoencoder,
-        restorer: ConvRestorer,
+        autoencoder: Any,
+        restorer: Any,
     ) -> None:
-        side, channels = pairs.crop // 8, autoencoder.latent_channels
+        side, channels = pairs.crop // 8, latent_channels(autoencoder)
         dataset = PairDataset(pictures, pairs, settings.seed)
         self.folder = Path(settings.folder) / _fingerprint(settings, dataset, autoencoder, restorer)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -61,9 +62,9 @@ class LatentCache:
             "log_error": _open(self.folder / "log_error.f16", (count, 1, side, side)),
         }
         self.count, self.side = settings.count, side
-        self._fill(settings, dataset, restorer)
+        self._fill(settings, dataset, autoencoder, restorer)
 
-    def _fill(self, settings: CacheSettings, dataset: Dataset, restorer: ConvRestorer) -> None:
+    def _fill(self, settings: CacheSettings, dataset: Dataset, autoencoder: Any, restorer: Any) -> None:
         marker = self.folder / "done.json"
         done = json.loads(marker.read_text())["done"] if marker.exists() else 0
         if done >= self.count:
@@ -78,7 +79,7 @@ class LatentCache:
         for batch in loader:
             size = len(batch["hr"])
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
-                restored = restorer(batch["lr"].contiguous(memory_format=torch.channels_last))
+                restored = restorer(restorer_input(restorer, autoencoder, batch["lr"]))
             self.arrays["pixels"][done : done + size] = (batch["hr"] * 255).round().byte().numpy()
             for name, values in {"coarse": restored.latents, "log_error": restored.log_error}.items():
                 self.arrays[name][done : done + size] = values.clamp(-6e4, 6e4).numpy().astype(np.float16)
@@ -100,6 +101,37 @@ class LatentCache:
             found[name] = torch.from_numpy(array[index, :, rows, cols].astype(np.float32))
         found["pixels"] /= 255
         return found
+
+
+def random_patches(
+    batch: dict[str, Tensor],
+    coarse: Tensor,
+    log_error: Tensor,
+    patch: int,
+    hard_share: float,
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """What PatchDataset gives, of crops restored just now: a random patch of each, of `hard_share` of them the harder
+    of two. No decision leaves the device, so that nothing waits and shapes alone are enough."""
+    count, side = len(coarse), coarse.shape[-1]
+    if side < patch:
+        raise ConfigError(f"crops of {side} latents hold no patch of {patch}: set pairs.crop to {8 * patch}")
+    places = torch.randint(side - patch + 1, (2, count, 2), generator=generator).tolist()
+    hard = (torch.rand(count, generator=generator) < hard_share).to(coarse.device)
+
+    def both(values: Tensor, scale: int = 1) -> Tensor:
+        size = scale * patch
+        chosen = [
+            torch.stack([v[:, scale * t : scale * t + size, scale * w : scale * w + size] for v, (t, w) in pairs])
+            for pairs in (zip(values, own, strict=True) for own in places)
+        ]
+        return torch.stack(chosen)
+
+    errors = both(log_error)
+    means = errors.mean(dim=(2, 3, 4))
+    second = (hard & (means[1] > means[0]))[:, None, None, None]
+    candidates = {"pixels": both(batch["hr"], STRIDE), "coarse": both(coarse), "log_error": errors}
+    return {name: torch.where(second, pair[1], pair[0]) for name, pair in candidates.items()}
 
 
 class PatchDataset(Dataset):
@@ -131,13 +163,13 @@ def _open(path: Path, shape: tuple[int, ...]) -> np.memmap:
     return np.memmap(path, dtype=dtype, mode="r+" if path.exists() else "w+", shape=shape)
 
 
-def _fingerprint(
-    settings: CacheSettings, dataset: PairDataset, autoencoder: DctAutoencoder, restorer: ConvRestorer
-) -> str:
+def _fingerprint(settings: CacheSettings, dataset: PairDataset, autoencoder: Any, restorer: Any) -> str:
     """Changes with whatever the cached values depend on."""
-    latents = [autoencoder.config[key] for key in ("luma", "chroma", "latents_mean", "latents_std")]
+    keys = ("luma", "chroma", "latents_mean", "latents_std") if isinstance(autoencoder, DctAutoencoder) else ()
+    latents = [autoencoder.config[key] for key in keys]  # of which the encoder is computed
     cached = ["pixels", settings.seed, settings.precision, dataset.pool.identity, asdict(dataset.settings), latents]
     digest = hashlib.sha256(json.dumps(cached, sort_keys=True).encode())
-    for tensor in restorer.state_dict().values():
+    weights = [restorer] if keys else [restorer, autoencoder]
+    for tensor in (tensor for network in weights for tensor in network.state_dict().values()):
         digest.update(tensor.float().numpy().tobytes())
     return f"{settings.count}-{digest.hexdigest()[:12]}"

@@ -17,30 +17,14 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.utils import ProjectConfiguration
+from accelerate.utils import DistributedDataParallelKwargs, ProjectConfiguration, broadcast
 from diffusers.training_utils import EMAModel
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from patchscaler.errors import ConfigError
 from patchscaler.training.common import one_thread
-from patchscaler.training.settings import RunSettings, as_dict
-
-# Settings that may change between the calls of one run.
-_FREE = {
-    f"run.{key}"
-    for key in (
-        "steps",
-        "decay_steps",
-        "max_hours",
-        "checkpoint_minutes",
-        "log_every",
-        "validate_every",
-        "workers",
-        "compile",
-    )
-}
+from patchscaler.training.settings import RunSettings, as_dict, check_settings
 
 
 @runtime_checkable
@@ -48,7 +32,8 @@ class Task(Protocol):
     """What a part brings to the loop.
 
     A task with more state than the trained parameters (a discriminator and its optimiser, say) lists it, as objects
-    with `state_dict` and `load_state_dict`, in an attribute `checkpointed`.
+    with `state_dict` and `load_state_dict`, in an attribute `checkpointed`; its frozen networks, which go to the device
+    of the training, in `frozen`. `skips` says that some steps leave some parameters out.
     """
 
     network: nn.Module  # the trained parameters, all of them and no others
@@ -113,6 +98,7 @@ def train(task: Task, run: RunSettings, settings: Any, dry_run: bool = False) ->
     folder = Path(run.folder)
     accelerator = Accelerator(
         mixed_precision="no" if run.precision == "fp32" else run.precision,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=getattr(task, "skips", False))],
         project_config=ProjectConfiguration(project_dir=run.folder),
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=False),
     )
@@ -121,7 +107,8 @@ def train(task: Task, run: RunSettings, settings: Any, dry_run: bool = False) ->
         _dry_run(task, run, accelerator, count)
         return {}
     folder.mkdir(parents=True, exist_ok=True)
-    _check_settings(folder / "settings.json", settings)
+    with accelerator.main_process_first():
+        check_settings(folder / "settings.json", settings)
 
     decayed = [p for p in task.network.parameters() if p.requires_grad and p.ndim > 1]
     others = [p for p in task.network.parameters() if p.requires_grad and p.ndim <= 1]
@@ -146,7 +133,11 @@ def train(task: Task, run: RunSettings, settings: Any, dry_run: bool = False) ->
 
     forward: Any = torch.compile(network) if run.compile else network
     per_step = run.batch_size * accelerator.num_processes
-    loader = accelerator.prepare(_loader(task.dataset(), run, progress.step * per_step, run.steps * per_step))
+    with accelerator.local_main_process_first():  # one process of each machine builds caches, the others find them
+        dataset = task.dataset()
+    for part in getattr(task, "frozen", ()):
+        part.to(accelerator.device)
+    loader = accelerator.prepare(_loader(dataset, run, progress.step * per_step, run.steps * per_step))
     started = last_checkpoint = time.monotonic()
     before = progress.seconds
     figures: dict[str, float] = {}
@@ -180,10 +171,13 @@ def train(task: Task, run: RunSettings, settings: Any, dry_run: bool = False) ->
             log.write(event="train", step=progress.step, hours=round(progress.seconds / 3600, 4), **means)
             sums, summed = {}, 0
         last = progress.step >= run.steps
-        out_of_time = run.max_hours is not None and time.monotonic() - started > run.max_hours * 3600
+        now = time.monotonic()
+        out_of_time = run.max_hours is not None and now - started > run.max_hours * 3600
+        due = now - last_checkpoint > run.checkpoint_minutes * 60
+        out_of_time, due = _agreed(accelerator, out_of_time, due)
         if progress.step % run.validate_every == 0 or last or out_of_time:
             figures = _validate(task, ema, folder, progress, log, accelerator)
-        if last or out_of_time or time.monotonic() - last_checkpoint > run.checkpoint_minutes * 60:
+        if last or out_of_time or due:
             _save_checkpoint(accelerator, checkpoint)
             last_checkpoint = time.monotonic()
         if out_of_time:
@@ -238,6 +232,14 @@ def _loader(dataset: Dataset, run: RunSettings, first: int, last: int) -> DataLo
     )
 
 
+def _agreed(accelerator: Accelerator, *decisions: bool) -> list[bool]:
+    """What the main process decided by its clock: others' clocks would have them wait for each other for ever."""
+    if accelerator.num_processes == 1:
+        return list(decisions)
+    told = broadcast(torch.tensor(decisions, dtype=torch.int32, device=accelerator.device))
+    return [bool(value) for value in told.tolist()]
+
+
 def _validate(
     task: Task, ema: EMAModel, folder: Path, progress: Progress, log: Log, accelerator: Accelerator
 ) -> dict[str, float]:
@@ -282,32 +284,12 @@ def _neighbours(checkpoint: Path) -> tuple[Path, Path]:
     return checkpoint.with_name("checkpoint.new"), checkpoint.with_name("checkpoint.old")
 
 
-def _check_settings(path: Path, settings: Any) -> None:
-    """Records the settings at the first call, refuses others at the next ones."""
-    now = json.loads(json.dumps(as_dict(settings)))
-    if path.exists():
-        before, after = _flat(json.loads(path.read_text())), _flat(now)
-        changed = [key for key in after | before if key not in _FREE and before.get(key) != after.get(key)]
-        if changed:
-            raise ConfigError(
-                f"{path.parent} was begun with another {changed[0]}; give another run.folder or put the old value back"
-            )
-    path.write_text(json.dumps(now, indent=2))
-
-
-def _flat(table: dict[str, Any], where: str = "") -> dict[str, Any]:
-    """Nested tables as one, with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat |= _flat(value, f"{where}{key}.") if isinstance(value, dict) else {f"{where}{key}": value}
-    return flat
-
-
 def _dry_run(task: Task, run: RunSettings, accelerator: Accelerator, count: int) -> None:
     """One batch forward and backward: nothing is written."""
     batch = next(iter(_loader(task.dataset(), dataclasses.replace(run, workers=0), 0, run.batch_size)))
     started = time.monotonic()
-    task.network.to(accelerator.device)
+    for part in (task.network, *getattr(task, "frozen", ())):
+        part.to(accelerator.device)
     batch = torch.utils._pytree.tree_map(lambda x: x.to(accelerator.device) if isinstance(x, Tensor) else x, batch)
     with accelerator.autocast():
         loss, _ = task.loss(task.network, batch, torch.Generator().manual_seed(run.seed))

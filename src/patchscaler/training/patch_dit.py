@@ -9,7 +9,7 @@ and visible nowhere.
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,16 +17,16 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from patchscaler.data.pairs import PairSettings, validation_pairs
+from patchscaler.data.pairs import PairDataset, PairSettings, validation_pairs
 from patchscaler.data.pictures import PictureSet, picture_files
 from patchscaler.diffusion.pgs import GroupConfig
 from patchscaler.diffusion.schedule import TRAIN_STEPS, make_scheduler
 from patchscaler.imaging.fidelity import psnr_y
+from patchscaler.models.latents import decode_latents, encode_pixels, latent_channels
 from patchscaler.models.patch_dit import PatchDiT
-from patchscaler.models.restorer import ConvRestorer
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
-from patchscaler.training.common import load_autoencoder, load_frozen, sheet
-from patchscaler.training.latents import CacheSettings, LatentCache, PatchDataset
+from patchscaler.training.common import load_autoencoder, load_frozen, load_restorer, sheet
+from patchscaler.training.latents import CacheSettings, LatentCache, PatchDataset, random_patches
 from patchscaler.training.perceptual import PerceptualLoss
 from patchscaler.training.sampling import Sampler
 from patchscaler.training.settings import RunSettings
@@ -88,15 +88,39 @@ class TexturedDenoiser(nn.Module):
         return self.patch_dit(x_t, t, coarse, log_error, texture)
 
 
+class FrozenParts(NamedTuple):
+    """What Patch-DiT is trained on."""
+
+    autoencoder: Any
+    restorer: Any
+    classifier: TextureClassifier
+    memory: ReferenceTextureMemory
+
+
+def load_parts(settings: PatchDiTSettings) -> FrozenParts:
+    """From the folders that the settings name. Raises WeightsError."""
+    return FrozenParts(
+        load_autoencoder(settings.autoencoder),
+        load_restorer(settings.restorer),
+        load_frozen(TextureClassifier, settings.classifier),
+        load_frozen(ReferenceTextureMemory, settings.memory),
+    )
+
+
 class PatchDiTTask:
-    def __init__(self, settings: PatchDiTSettings) -> None:
+    skips = True  # the texture encoder, in steps without a prompt
+
+    def __init__(self, settings: PatchDiTSettings, parts: FrozenParts | None = None) -> None:
+        """parts: instead of those in the settings' folders, for `training/meta.py`."""
         self.settings = settings
-        picture_files(Path(settings.validation))  # a missing folder fails now, not at the first validation
-        self.autoencoder = load_autoencoder(settings.autoencoder)
+        if parts is None:
+            picture_files(Path(settings.validation))  # a missing folder fails now, not at the first validation
+        parts = parts or load_parts(settings)
+        self.autoencoder = parts.autoencoder
         self.alphas = make_scheduler().alphas_cumprod
         self.perceptual = PerceptualLoss() if settings.decode_share and settings.perceptual_weight else None
         torch.manual_seed(settings.run.seed)
-        channels = self.autoencoder.latent_channels
+        channels = latent_channels(self.autoencoder)
         if settings.warm_start is None:
             encoder = TextureEncoder(latent_channels=channels, **settings.encoder)
             patch_dit = PatchDiT(latent_channels=channels, texture_width=encoder.config["width"], **settings.model)
@@ -104,28 +128,30 @@ class PatchDiTTask:
             encoder = TextureEncoder.from_pretrained(Path(settings.warm_start) / "texture_encoder")
             patch_dit = PatchDiT.from_pretrained(Path(settings.warm_start) / "patch_dit")
         self.network = TexturedDenoiser(patch_dit, encoder)
-        self.sampler = Sampler(
-            load_frozen(ConvRestorer, settings.restorer).to(memory_format=torch.channels_last),
-            load_frozen(TextureClassifier, settings.classifier),
-            load_frozen(ReferenceTextureMemory, settings.memory),
-            encoder,
-            patch_dit,
-            self.autoencoder,
-        )
+        self.sampler = Sampler(parts.restorer, parts.classifier, parts.memory, encoder, patch_dit, self.autoencoder)
+        self.frozen = [*parts, *([self.perceptual] if self.perceptual is not None else [])]
         self.patch = int(patch_dit.config["sample_size"])
         self.prediction_type = patch_dit.config["prediction_type"]
         self._pairs: list[dict[str, Tensor]] | None = None
 
     def dataset(self) -> Dataset:
         settings = self.settings
+        if not settings.cache.count:
+            return PairDataset(settings.pictures, settings.pairs, settings.run.seed)
         cache = LatentCache(settings.cache, settings.pictures, settings.pairs, self.autoencoder, self.sampler.restorer)
         return PatchDataset(cache, self.patch, settings.run.seed, settings.hard_share)
 
     def loss(
         self, network: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        settings, coarse = self.settings, batch["coarse"]
-        hr = self.autoencoder.encode(batch["pixels"])
+        settings = self.settings
+        with torch.no_grad():
+            if "lr" in batch:
+                restored = self.sampler.restore(batch["lr"])
+                batch = random_patches(
+                    batch, restored.latents, restored.log_error, self.patch, settings.hard_share, generator
+                )
+            coarse, hr = batch["coarse"], encode_pixels(self.autoencoder, batch["pixels"])
         count = len(hr)
         t = torch.randint(TRAIN_STEPS, (count,), generator=generator).to(hr.device)
         noise = torch.randn(hr.shape, generator=generator).to(hr.device)
@@ -172,8 +198,8 @@ class PatchDiTTask:
         """L1 and feature distance of decoded latents; the truth is decoded too, so its error doesn't count."""
         layout = torch.channels_last
         with torch.no_grad():
-            truth = self.autoencoder.decode(hr.contiguous(memory_format=layout))
-        pixels = self.autoencoder.decode(x0.contiguous(memory_format=layout))
+            truth = decode_latents(self.autoencoder, hr.contiguous(memory_format=layout))
+        pixels = decode_latents(self.autoencoder, x0.contiguous(memory_format=layout))
         distance = self.perceptual(pixels, truth) if self.perceptual is not None else pixels.new_zeros(())
         return F.l1_loss(pixels, truth), distance
 
@@ -184,7 +210,7 @@ class PatchDiTTask:
         rows = []
         measures: dict[str, Callable[..., Any]] = {
             "psnr_y": psnr_y,
-            "perceptual": self.perceptual or PerceptualLoss(),
+            "perceptual": self.perceptual or PerceptualLoss().to(next(self.network.parameters()).device),
         }
         for row, figures in self.sampler.compare(self._pairs, GroupConfig(), measures):
             for name, value in figures.items():

@@ -15,8 +15,11 @@ from patchscaler.data.pictures import PictureSet, picture_files
 from patchscaler.errors import ConfigError
 from patchscaler.features.lpips import Lpips, load_lpips
 from patchscaler.imaging.fidelity import psnr_y
-from patchscaler.models.restorer import ConvRestorer, enlarged_skip, restoration_loss
-from patchscaler.training.common import load_autoencoder, load_frozen, sheet
+from patchscaler.models.autoencoder import DctAutoencoder
+from patchscaler.models.base import ModelMixin
+from patchscaler.models.latents import decode_latents, encode_pixels, latent_channels, restorer_input
+from patchscaler.models.restorer import enlarged_skip, restoration_loss
+from patchscaler.training.common import RESTORERS, load_autoencoder, load_restorer, sheet
 from patchscaler.training.compact import read_compact, restorer_from_compact
 from patchscaler.training.decoding import decode_square, pixel_square
 from patchscaler.training.settings import RunSettings
@@ -27,9 +30,10 @@ class RestorerSettings:
     """One restorer run.
 
     autoencoder        folder of the autoencoder whose latents are restored
-    model              ConvRestorer's config
+    model              the restorer's config, and as `network` its class, ConvRestorer if it isn't named
     uncertainty_weight lambda of Eq. 1
-    pixel_weight       of the L1 distance in pixels (inverse DCT alone): normalised latents count every frequency alike
+    pixel_weight       of the L1 distance in pixels (inverse DCT alone): normalised latents count every frequency alike;
+                       0 with other autoencoders, and so is perceptual_weight
     warm_start         what to begin from instead of from bicubic interpolation: folder of a restorer, or file of a
                        compact Real-ESRGAN network (training/compact.py)
     perceptual_weight  of LPIPS (VGG16) between decoded pictures, on a random square of perceptual_side latents; the
@@ -54,17 +58,17 @@ class RestorerSettings:
 
 
 class RestorerTask:
-    def __init__(self, settings: RestorerSettings) -> None:
+    def __init__(self, settings: RestorerSettings, autoencoder: Any = None) -> None:
+        """autoencoder: instead of the one in the settings' folder, for `training/meta.py`."""
         self.settings = settings
-        picture_files(Path(settings.validation))  # a missing folder fails now, not at the first validation
-        self.autoencoder = load_autoencoder(settings.autoencoder)
+        if autoencoder is None:
+            picture_files(Path(settings.validation))  # a missing folder fails now, not at the first validation
+        self.autoencoder = autoencoder or load_autoencoder(settings.autoencoder)
+        if (settings.pixel_weight or settings.perceptual_weight) and not isinstance(self.autoencoder, DctAutoencoder):
+            raise ConfigError("pixel_weight and perceptual_weight go with DctAutoencoder alone; set both to 0")
         torch.manual_seed(settings.run.seed)
         if settings.warm_start is None:
-            restorer = ConvRestorer(latent_channels=self.autoencoder.latent_channels, **settings.model)
-            weight, bias = enlarged_skip(self.autoencoder.encode, "bicubic")
-            restorer.skip.weight.data.copy_(weight)
-            assert restorer.skip.bias is not None
-            restorer.skip.bias.data.copy_(bias)
+            restorer: Any = build_restorer(settings.model, self.autoencoder)
         else:
             if settings.model:
                 raise ConfigError("warm_start brings its own model settings; leave [model] out")
@@ -72,11 +76,12 @@ class RestorerTask:
             if start.is_file():
                 restorer = restorer_from_compact(read_compact(start), self.autoencoder)
             else:
-                restorer = load_frozen(ConvRestorer, settings.warm_start).requires_grad_(True).train()
+                restorer = load_restorer(settings.warm_start).requires_grad_(True).train()
         self.lpips: Lpips | None = None
         if settings.perceptual_weight:
             self.lpips = load_lpips("vgg", settings.features).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.network: nn.Module = restorer.to(memory_format=torch.channels_last)
+        self.network: Any = restorer.to(memory_format=torch.channels_last)
+        self.frozen = [part for part in (self.autoencoder, self.lpips) if part is not None]
         self._pairs: list[dict[str, Tensor]] | None = None
 
     def dataset(self) -> Dataset:
@@ -86,13 +91,15 @@ class RestorerTask:
         self, network: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.no_grad():
-            target = self.autoencoder.encode(batch["hr"])
-        restored = network(batch["lr"].contiguous(memory_format=torch.channels_last))
+            target = encode_pixels(self.autoencoder, batch["hr"])
+            small = restorer_input(self.network, self.autoencoder, batch["lr"])
+        restored = network(small)
         eta = self.network.eta
-        loss, figures = restoration_loss(restored, target, float(eta), self.settings.uncertainty_weight)  # type: ignore[arg-type]
-        inverse = self.autoencoder.inverse_dct
-        pixel = (inverse(restored.latents) - inverse(target)).abs().mean()
-        loss, figures = loss + self.settings.pixel_weight * pixel, figures | {"pixel": pixel.detach()}
+        loss, figures = restoration_loss(restored, target, float(eta), self.settings.uncertainty_weight)
+        if self.settings.pixel_weight:
+            inverse = self.autoencoder.inverse_dct
+            pixel = (inverse(restored.latents) - inverse(target)).abs().mean()
+            loss, figures = loss + self.settings.pixel_weight * pixel, figures | {"pixel": pixel.detach()}
         if self.lpips is None:
             return loss, figures
         perceptual = self._perceptual(restored.latents, batch["hr"], generator)
@@ -112,10 +119,12 @@ class RestorerTask:
             self._pairs = validation_pairs(self.settings.validation, self.settings.validation_count, side=256)
         sums = {"l1": 0.0, "psnr_y": 0.0, "psnr_y_bicubic": 0.0, "log_error_gap": 0.0}
         rows = []
+        device = next(self.network.parameters()).device
         for pair in self._pairs:
-            target = self.autoencoder.encode(pair["hr"])
-            restored = self.network(pair["lr"])
-            pixels = self.autoencoder.decode(restored.latents).clamp(0, 1)
+            pair = {name: pixels.to(device) for name, pixels in pair.items()}
+            target = encode_pixels(self.autoencoder, pair["hr"])
+            restored = self.network(restorer_input(self.network, self.autoencoder, pair["lr"]))
+            pixels = decode_latents(self.autoencoder, restored.latents).clamp(0, 1)
             bicubic = F.interpolate(pair["lr"], scale_factor=4, mode="bicubic", antialias=True).clamp(0, 1)
             sums["l1"] += float((restored.latents - target).abs().mean())
             sums["psnr_y"] += float(psnr_y(pixels, pair["hr"]))
@@ -128,4 +137,20 @@ class RestorerTask:
         return {k: v / len(self._pairs) for k, v in sums.items()}, sheet(rows[:6])
 
     def export(self, folder: Path) -> None:
-        self.network.save_pretrained(folder)  # type: ignore[operator]
+        self.network.save_pretrained(folder)
+
+
+def build_restorer(model: dict[str, Any], autoencoder: Any) -> ModelMixin:
+    """The untrained restorer that [model] asks for. Raises ConfigError for an unknown network."""
+    config = dict(model)
+    name = config.pop("network", "ConvRestorer")
+    if name not in RESTORERS:
+        raise ConfigError(f"model.network {name}: choose {' or '.join(RESTORERS)}")
+    cls: Any = RESTORERS[name]
+    restorer: Any = cls(latent_channels=latent_channels(autoencoder), **config)
+    # Begins as bicubic interpolation, where encoding is linear; a SwinRestorer returns its input, which is that.
+    if name == "ConvRestorer" and isinstance(autoencoder, DctAutoencoder):
+        weight, bias = enlarged_skip(autoencoder.encode, "bicubic")
+        restorer.skip.weight.data.copy_(weight)
+        restorer.skip.bias.data.copy_(bias)
+    return restorer

@@ -12,9 +12,9 @@ from patchscaler.diffusion.pgs import GroupConfig, assign_groups, sample
 from patchscaler.diffusion.schedule import make_scheduler
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.tiles import OVERLAP, PatchGrid, merge, pad_to_patch, raised_cosine_window, split
-from patchscaler.models.autoencoder import DctAutoencoder
+from patchscaler.models.latents import decode_latents, restorer_input
 from patchscaler.models.patch_dit import PatchDiT, TextureCache
-from patchscaler.models.restorer import ConvRestorer, Restoration, confidence_from
+from patchscaler.models.restorer import Restoration, confidence_from
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
 
 
@@ -22,12 +22,17 @@ from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier
 class Sampler:
     """All that refines a picture; the networks may be in training."""
 
-    restorer: ConvRestorer
+    restorer: Any  # ConvRestorer or SwinRestorer
     classifier: TextureClassifier
     memory: ReferenceTextureMemory
     encoder: TextureEncoder
     patch_dit: PatchDiT
-    autoencoder: DctAutoencoder
+    autoencoder: Any  # DctAutoencoder or diffusers' AutoencoderKL
+
+    @torch.no_grad()
+    def restore(self, pixels: Tensor) -> Restoration:
+        """Coarse latents and log error of LR pixels (n,3,h,w), even sides."""
+        return self.restorer(restorer_input(self.restorer, self.autoencoder, pixels))
 
     @torch.no_grad()
     def prompt(self, coarse: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,7 +48,7 @@ class Sampler:
         coarse, log_error = pad_to_patch(restored.latents, patch), pad_to_patch(restored.log_error, patch)
         grid = PatchGrid(Size(*coarse.shape[-2:]), patch, patch - OVERLAP)
         patches, errors = split(coarse, grid), split(log_error, grid)
-        noise = split(place_noise(seed, coarse.shape[1], 0, 0, *coarse.shape[-2:]), grid)
+        noise = split(place_noise(seed, coarse.shape[1], 0, 0, *coarse.shape[-2:]).to(coarse.device), grid)
         groups = assign_groups(confidence_from(errors, self.restorer.eta).mean(dim=(1, 2, 3)), config.gammas)
         texture = self.patch_dit.texture_cache(self.encoder(*self.prompt(patches)))
 
@@ -64,9 +69,13 @@ class Sampler:
     ) -> Iterator[tuple[list[Tensor], dict[str, float]]]:
         """For each pair: pictures coarse, sampled (seed: its number) and true; {figure}_coarse, {figure}_sampled."""
         for number, pair in enumerate(pairs):
-            restored = self.restorer(pair["lr"])
+            device = next(self.patch_dit.parameters()).device
+            pair = {name: pixels.to(device) for name, pixels in pair.items()}
+            restored = self.restore(pair["lr"])
             latents = {"coarse": restored.latents, "sampled": self.refine(restored, config, seed=number)}
-            pictures = {name: self.autoencoder.decode(part).float().clamp(0, 1) for name, part in latents.items()}
+            pictures = {
+                name: decode_latents(self.autoencoder, part).float().clamp(0, 1) for name, part in latents.items()
+            }
             yield (
                 [*pictures.values(), pair["hr"]],
                 {

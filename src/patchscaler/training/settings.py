@@ -1,6 +1,7 @@
 """Run settings: one TOML file per run, read into dataclasses; unknown keys are refused by name."""
 
 import dataclasses
+import json
 import sys
 import types
 import typing
@@ -101,3 +102,59 @@ def _value(hint: Any, value: Any, where: str) -> Any:
 def as_dict(settings: Any) -> dict[str, Any]:
     """The resolved settings as plain values, for the run folder's record."""
     return dataclasses.asdict(settings)
+
+
+# Settings that may change between the calls of one run.
+_FREE = {
+    f"run.{key}"
+    for key in (
+        "steps",
+        "decay_steps",
+        "max_hours",
+        "checkpoint_minutes",
+        "log_every",
+        "validate_every",
+        "workers",
+        "compile",
+    )
+}
+
+
+def check_settings(path: Path, settings: Any) -> None:
+    """Records the settings at the first call, refuses others at the next ones (ConfigError).
+
+    A setting that the record doesn't have, since it was begun by an older version, counts as its default.
+    """
+    now = json.loads(json.dumps(as_dict(settings)))
+    if path.exists():
+        before, after = _flat(_completed(json.loads(path.read_text()), settings)), _flat(now)
+        changed = [key for key in after | before if key not in _FREE and before.get(key) != after.get(key)]
+        if changed:
+            raise ConfigError(
+                f"{path.parent} was begun with another {changed[0]}; give another run.folder or put the old value back"
+            )
+    path.write_text(json.dumps(now, indent=2))
+
+
+def _completed(record: dict[str, Any], settings: Any) -> dict[str, Any]:
+    """The record with the defaults of those settings that it doesn't have."""
+    full = dict(record)
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if field.name not in full:
+            if field.default is not dataclasses.MISSING:
+                full[field.name] = json.loads(json.dumps(field.default))
+            elif field.default_factory is not dataclasses.MISSING:
+                made = field.default_factory()
+                full[field.name] = json.loads(json.dumps(as_dict(made) if dataclasses.is_dataclass(made) else made))
+        elif dataclasses.is_dataclass(value) and isinstance(full[field.name], dict):
+            full[field.name] = _completed(full[field.name], value)
+    return full
+
+
+def _flat(table: dict[str, Any], where: str = "") -> dict[str, Any]:
+    """Nested tables as one, with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat |= _flat(value, f"{where}{key}.") if isinstance(value, dict) else {f"{where}{key}": value}
+    return flat

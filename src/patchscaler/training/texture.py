@@ -18,10 +18,10 @@ from torch.utils.data import Dataset
 
 from patchscaler.data.pairs import PairDataset, PairSettings
 from patchscaler.data.pictures import PicturePool, PictureSet
-from patchscaler.models.restorer import ConvRestorer
+from patchscaler.models.latents import encode_pixels, latent_channels, restorer_input
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, farthest_points
 from patchscaler.training.autoencoder import CropDataset
-from patchscaler.training.common import load_autoencoder, load_frozen
+from patchscaler.training.common import load_autoencoder, load_frozen, load_restorer
 from patchscaler.training.perceptual import EMBEDDING, EfficientNetFeatures
 from patchscaler.training.settings import RunSettings
 
@@ -44,16 +44,17 @@ class TextureTask:
     def __init__(self, settings: TextureSettings) -> None:
         self.settings = settings
         self.autoencoder = load_autoencoder(settings.autoencoder)
-        self.restorer = load_frozen(ConvRestorer, settings.restorer)
+        self.restorer = load_restorer(settings.restorer)
         self.teacher = EfficientNetFeatures()
         torch.manual_seed(settings.run.seed)
         self.network: nn.Module = TextureClassifier(
-            latent_channels=self.autoencoder.latent_channels, targets=EMBEDDING, **settings.model
+            latent_channels=latent_channels(self.autoencoder), targets=EMBEDDING, **settings.model
         ).to(memory_format=torch.channels_last)
         self._dataset = PairDataset(settings.pictures, settings.pairs, settings.run.seed)
         batch = [self._dataset[2**30 + i] for i in range(256)]
         seen = torch.cat([self.teacher.embedding(s["hr"][None]) for s in batch])
         self._mean, self._std = seen.mean(dim=0), seen.std(dim=0) + 1e-3
+        self.frozen = [self.autoencoder, self.restorer, self.teacher]
         self._held_out = {key: torch.stack([s[key] for s in batch]) for key in ("hr", "lr")}
 
     def dataset(self) -> Dataset:
@@ -61,9 +62,10 @@ class TextureTask:
 
     def _terms(self, network: nn.Module, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         with torch.no_grad():
-            target = (self.teacher.embedding(batch["hr"]) - self._mean) / self._std
-            latents = self.autoencoder.encode(batch["hr"])
-            coarse = self.restorer(batch["lr"]).latents
+            device = batch["hr"].device
+            target = (self.teacher.embedding(batch["hr"]) - self._mean.to(device)) / self._std.to(device)
+            latents = encode_pixels(self.autoencoder, batch["hr"])
+            coarse = self.restorer(restorer_input(self.restorer, self.autoencoder, batch["lr"])).latents
         vectors = network(torch.cat([latents, coarse]))
         predicted = self.network.predict(vectors).float()  # type: ignore[operator]
         sharp, blurred = vectors.chunk(2)
@@ -82,7 +84,9 @@ class TextureTask:
         return loss, {k: v.detach() for k, v in terms.items()}
 
     def validate(self) -> tuple[dict[str, float], Image.Image | None]:
-        return {k: float(v) for k, v in self._terms(self.network, self._held_out).items()}, None
+        device = next(self.network.parameters()).device
+        held_out = {name: pixels.to(device) for name, pixels in self._held_out.items()}
+        return {k: float(v) for k, v in self._terms(self.network, held_out).items()}, None
 
     def export(self, folder: Path) -> None:
         self.network.save_pretrained(folder)  # type: ignore[operator]
@@ -111,7 +115,7 @@ def build_memory(
     with torch.no_grad():
         for start in range(0, candidates, 50):
             batch = torch.stack([crops[i] for i in range(start, min(start + 50, candidates))])
-            latents = autoencoder.encode(batch.float() / 255)
+            latents = encode_pixels(autoencoder, batch.float() / 255)
             values.append(latents.half())
             keys.append(classifier(latents))
             if on_candidate is not None:
@@ -120,6 +124,6 @@ def build_memory(
         energy = torch.stack([v.float().square().mean(dim=(1, 2)).clamp(min=1e-4).log() for v in all_values])
         points = torch.cat([all_keys / all_keys.std(), (energy - energy.mean(dim=0)) / energy.std(dim=0)], dim=1)
         chosen = farthest_points(points, size)
-        memory = ReferenceTextureMemory(autoencoder.latent_channels, 16, all_keys.shape[1], size)
+        memory = ReferenceTextureMemory(latent_channels(autoencoder), 16, all_keys.shape[1], size)
         memory.fill(all_values[chosen].float(), all_keys[chosen])
     memory.save_pretrained(folder)

@@ -1,0 +1,79 @@
+"""`patchscaler experiment NAME`: one of the paper's tables or figures, rerun."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from patchscaler.cli.upscale import choose_device
+from patchscaler.errors import ConfigError
+from patchscaler.experiments.catalogue import CATALOGUE
+
+ALL = "all"
+NAMES = "; ".join(f"{name} ({entry.shows})" for name, entry in CATALOGUE.items())
+
+
+def experiment(
+    name: Annotated[str, typer.Argument(help=f"{ALL}, or {NAMES}")],
+    data: Annotated[
+        Path, typer.Option(metavar="DIR", help="sharp pictures, or a test set (see `patchscaler data list`)")
+    ],
+    model: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="bundled name, folder or hub id")] = "tiny",
+    out: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="gets a folder for each")] = Path(
+        "results"
+    ),
+    pictures: Annotated[
+        int | None, typer.Option(min=0, help="spread over the folder; 0: all [default: a few minutes' worth]")
+    ] = None,
+    side: Annotated[
+        int, typer.Option(min=0, help="of the middle that is taken of each picture, in pixels; 0: whole pictures")
+    ] = 256,
+    conditions: Annotated[
+        str, typer.Option(help="that make sharp pictures small, in turns")
+    ] = "bicubic,mild,real_esrgan",
+    peer: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=DIR", help="quality: another method's results; repeatable")
+    ] = None,
+    metrics: Annotated[str, typer.Option(help="as in evaluate; LPIPS (alex) is always measured")] = "default",
+    features: Annotated[Path | None, typer.Option(metavar="DIR", help="convolutions of AlexNet and VGG16")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")] = "auto",
+    threads: Annotated[int, typer.Option(min=0, help="0: torch's choice")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="patches at a time")] = 32,
+) -> None:
+    """Rerun one of the paper's tables or figures; writes JSON, a page and plots with all that they depend on."""
+    from rich.console import Console
+
+    from patchscaler.cli.benchmark import DTYPES
+    from patchscaler.cli.evaluate import named_folders
+    from patchscaler.experiments.run import run
+    from patchscaler.experiments.setting import Setting
+
+    if name not in (ALL, *CATALOGUE):
+        raise ConfigError(f"experiment {name}: choose {ALL}, {', '.join(CATALOGUE)}")
+    if peer and name not in (ALL, "quality"):
+        raise ConfigError(f"--peer: only quality compares methods, not {name}")
+    if dtype not in DTYPES:
+        raise ConfigError(f"--dtype {dtype}: choose {', '.join(DTYPES)}")
+    setting = Setting(
+        data=data,
+        model=model,
+        side=side,
+        conditions=tuple(filter(None, (part.strip() for part in conditions.split(",")))),
+        metrics=metrics,
+        features=features,
+        seed=seed,
+        device=choose_device(device),
+        dtype=dtype,
+        threads=threads,
+        batch_size=batch_size,
+        peers=named_folders(peer or [], "--peer"),
+    )
+    lines = Console(stderr=True, highlight=False, markup=False)
+    for chosen in CATALOGUE if name == ALL else [name]:
+        own = setting if chosen == "quality" else dataclasses.replace(setting, peers={})
+        place = run(chosen, own, out, pictures, lambda line, chosen=chosen: lines.print(f"{chosen}: {line}"))
+        typer.echo((place / "README.md").read_text(encoding="utf-8"))
+        typer.echo(f"wrote {place}")

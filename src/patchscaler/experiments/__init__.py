@@ -1,0 +1,1 @@
+"""`patchscaler experiment`: the paper's tables and figures, rerun on a model that anyone has."""

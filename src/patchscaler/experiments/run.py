@@ -1,0 +1,34 @@
+"""One experiment from its setting to its folder."""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from patchscaler.benchmark.table import check_plot
+from patchscaler.experiments import groups, pgs, prompt, quality, runtime
+from patchscaler.experiments.catalogue import CATALOGUE
+from patchscaler.experiments.measuring import Notify
+from patchscaler.experiments.record import Record
+from patchscaler.experiments.setting import Setting
+
+RUNNERS: dict[str, Callable[[Setting, Notify], Record]] = {
+    "pgs": pgs.run,
+    "groups": groups.run,
+    "prompt": prompt.run,
+    "runtime": runtime.run,
+    "quality": quality.run,
+}
+
+
+def run(name: str, setting: Setting, out: Path, pictures: int | None, notify: Notify = lambda line: None) -> Path:
+    """Runs experiment `name` and writes OUT/NAME, which it returns. pictures: None for the experiment's default.
+
+    Raises ConfigError without matplotlib, WeightsError without LPIPS, DataError for unusable pictures.
+    """
+    check_plot(out / "plot.png")
+    count = CATALOGUE[name].pictures if pictures is None else pictures
+    started = time.monotonic()
+    record = RUNNERS[name](dataclasses.replace(setting, pictures=count), notify)
+    record.seconds = time.monotonic() - started
+    return record.write(out)

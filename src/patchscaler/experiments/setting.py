@@ -1,0 +1,56 @@
+"""What an experiment runs on: model, pictures, seed, device."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from patchscaler.data.pairs import CONDITIONS
+from patchscaler.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One experiment's setting.
+
+    data        folder of sharp pictures, or one with low- and high-resolution pictures (data/testsets.py)
+    model       name or folder
+    pictures    how many, spread evenly over the folder; 0: all
+    side        of the crop from each picture's middle in pixels, a multiple of 16; 0: whole pictures
+    conditions  that take turns in making sharp pictures small, see CONDITIONS
+    metrics     as for `patchscaler evaluate`; lpips_alex is always measured, since claims are judged by it
+    features    folder of convolutions, see `load_convolutions`
+    dtype       "auto" or a torch dtype's name
+    threads     of the processor; 0: torch's choice
+    peers       folders of other methods' results by name ("quality" alone)
+
+    Raises ConfigError for what is out of range.
+    """
+
+    data: Path
+    model: str = "tiny"
+    pictures: int = 0
+    side: int = 256
+    conditions: tuple[str, ...] = ("bicubic", "mild", "real_esrgan")
+    metrics: str = "default"
+    features: Path | None = None
+    seed: int = 0
+    device: str = "cpu"
+    dtype: str = "auto"
+    threads: int = 0
+    batch_size: int = 32
+    peers: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.conditions) - set(CONDITIONS))
+        if unknown or not self.conditions:
+            raise ConfigError(f'conditions: "{"".join(unknown[:1])}" is unknown; choose from {", ".join(CONDITIONS)}')
+        if self.side % 16 or self.side < 0:
+            raise ConfigError(f"side {self.side} must be a multiple of 16, or 0 for whole pictures")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values; of the folders their names alone, since where they lie is nobody's business."""
+        values = asdict(self)
+        values |= {"data": self.data.name, "features": self.features and self.features.name}
+        values["model"] = Path(self.model).name
+        values["peers"] = {name: Path(folder).name for name, folder in self.peers.items()}
+        return values
