@@ -10,6 +10,7 @@ from typing import NoReturn, cast
 
 from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from patchscaler.errors import ImageReadError
 from patchscaler.imaging.picture import DECODE_ERRORS
@@ -44,7 +45,7 @@ def opened(path: Path) -> Iterator[ImageFile]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
             with open_picture(path) as image:
-                if image.format == "TIFF" and (DNG_VERSION in image.tag_v2 or not frames_of(image)):
+                if isinstance(image, TiffImageFile) and (DNG_VERSION in image.tag_v2 or not frames_of(image)):
                     _refuse_raw(path)
                 yield image
     except UnidentifiedImageError as error:
