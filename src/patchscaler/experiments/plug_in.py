@@ -75,7 +75,8 @@ def run(setting: Setting, notify: Notify = lambda line: None) -> Record:
         [f"{sample.name} ({sample.condition})" for sample in samples],
         [summary("The same pictures, all from the coarse one", found, metrics), _work(found, tiles)],
     )
-    ran = f"PGS (8, 14, 20 steps) in {type(pipe).__name__} against 20 for every tile, {len(samples)} pictures"
+    name = f"{record.settings['pipeline']} as {record.settings['style']}"
+    ran = f"PGS (8, 14, 20 steps) in {name} against 20 for every tile, {len(samples)} pictures"
     record.verdicts = _verdicts(found, tiles, ran)
     record.plot = _plot(found)
     return record
