@@ -65,7 +65,8 @@ def write() -> str:
     for name, entry in CATALOGUE.items():
         lines.append(f"\n## {name}\n\n{entry.shows}.\n\n")
         if name not in records:
-            lines.append("Not run yet.\n")
+            reason = next((claim.reason for claim in CLAIMS.values() if claim.experiment == name), "")
+            lines.append(f"Can't be run here: {reason}.\n" if reason else "Not run yet.\n")
             continue
         values = records[name]
         lines.append(origin(values) + "\n\n")
@@ -79,7 +80,7 @@ def _row(key: str, claim: Claim, values: dict[str, Any] | None) -> str:
     if verdict:
         word = {True: "**holds**", False: "**doesn't hold**", None: "can't be told here"}[verdict["holds"]]
         return f"| {claim.source} | {claim.text} | {verdict['ran']} | {verdict['figure']} | {word} |\n"
-    reason, word = (claim.reason, "can't be run here") if not claim.experiment else ("", "not run yet")
+    reason, word = (claim.reason, "can't be run here") if claim.reason else ("", "not run yet")
     return f"| {claim.source} | {claim.text} | {claim.experiment and f'`{claim.experiment}`'} | {reason} | {word} |\n"
 
 

@@ -94,6 +94,16 @@ def tiny_model(tmp_path_factory, tiny_pipeline):
 
 
 @pytest.fixture(scope="session")
+def tiny_backbone(tmp_path_factory) -> Path:
+    """A saved latent diffusion upscaler of diffusers with tiles of 8 small pixels, untrained."""
+    import tiny_backbones
+
+    folder = tmp_path_factory.mktemp("backbone")
+    tiny_backbones.latent_diffusion(sample_size=8).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def photo() -> Image.Image:
     """A 61x45 picture with smooth, sharp and noisy regions."""
     rng = np.random.default_rng(0)

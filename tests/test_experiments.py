@@ -1,5 +1,6 @@
 """Experiments run on real, tiny networks and leave what the page on replication is written from."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -15,7 +16,7 @@ from conftest import Call
 from patchscaler.data.degrading import degrade_folder
 from patchscaler.errors import ConfigError, DataError
 from patchscaler.experiments import groups, prompt, runtime
-from patchscaler.experiments.catalogue import CATALOGUE, CLAIMS
+from patchscaler.experiments.catalogue import CATALOGUE, CLAIMS, PLUG_IN
 from patchscaler.experiments.inputs import read_samples, spread
 from patchscaler.experiments.measuring import Difference, difference
 from patchscaler.experiments.record import RESULTS, Table, plot_of
@@ -38,8 +39,10 @@ def setting(tiny_model: Path, training_pictures: Path) -> Setting:
 @needs_alex
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_every_experiment_leaves_its_record(
-    name: str, setting: Setting, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, setting: Setting, tiny_backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if name == PLUG_IN:
+        setting = dataclasses.replace(setting, backbone=str(tiny_backbone))
     monkeypatch.setattr(runtime, "SIDES", (16, 48))
     threads, lines = torch.get_num_threads(), list[str]()
     # Workers take seconds to start, and all plans of pgs take their time.
@@ -152,8 +155,13 @@ def test_numbers_are_printed_as_the_columns_say() -> None:
 def test_what_cannot_be_run_is_said(call: Call, training_pictures: Path) -> None:
     answer = call("experiment", "speed", "--data", training_pictures)
     assert (answer.code, answer.out) == (2, "")
-    assert "experiment speed: choose all, pgs, groups, prompt, runtime, quality" in answer.err
+    assert "experiment speed: choose all, pgs, groups, prompt, runtime, quality, plug-in" in answer.err
     assert "only quality compares" in call("experiment", "pgs", "--data", "x", "--peer", "a=b").err
+    assert "only plug-in runs another" in call("experiment", "pgs", "--data", "x", "--backbone", "y").err
+    assert "is for a --backbone" in call("experiment", "all", "--data", "x", "--backbone-style", "x4").err
+    answer = call("experiment", PLUG_IN, "--data", training_pictures)
+    assert (answer.code, answer.out) == (2, "")
+    assert "plug-in runs another diffusers pipeline: name it with --backbone ID_OR_DIR" in answer.err
     with pytest.raises(ConfigError, match='"foggy" is unknown'):
         Setting(training_pictures, conditions=("foggy",))
     with pytest.raises(ConfigError, match="side 40 must be a multiple of 16"):
@@ -211,6 +219,8 @@ def test_the_page_holds_every_claim_and_every_figure(tmp_path: Path, monkeypatch
     assert all(claim.text in page for claim in CLAIMS.values())
     assert "| this | 0.5 of it | **holds** |" in page
     assert "| x | 2.2 |" in page
-    assert page.count("Not run yet.") == len(CATALOGUE) - 1
+    assert page.count("\nNot run yet.") == len(CATALOGUE) - 2
+    assert page.count("\nCan't be run here: no weights of another pipeline") == 1
+    assert page.count(f"`{PLUG_IN}` | {CLAIMS[PLUG_IN].reason} | can't be run here |") == 2
     with pytest.raises(SystemExit):
         write_replication.collect(tmp_path / "kept")

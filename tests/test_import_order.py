@@ -41,7 +41,8 @@ SEES: dict[str, set[str]] = {
     "integrations": INFERENCE | {"assembly", "sizes", "pgs", "coarse", "patchscaler"},
     "web": INFERENCE | {"assembly", "sizes", "patchscaler"},
     "benchmark": INFERENCE | {"features", "patchscaler"},
-    "experiments": INFERENCE | {"data", "features", "evaluation", "benchmark", "patchscaler"},
+    "experiments": INFERENCE
+    | {"data", "features", "evaluation", "benchmark", "coarse", "pgs", "integrations", "patchscaler"},
     "onnx": INFERENCE,
     "cli": INFERENCE
     | {

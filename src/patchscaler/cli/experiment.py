@@ -8,7 +8,7 @@ import typer
 
 from patchscaler.cli.upscale import choose_device
 from patchscaler.errors import ConfigError
-from patchscaler.experiments.catalogue import CATALOGUE
+from patchscaler.experiments.catalogue import CATALOGUE, PLUG_IN
 
 ALL = "all"
 NAMES = "; ".join(f"{name} ({entry.shows})" for name, entry in CATALOGUE.items())
@@ -35,6 +35,12 @@ def experiment(
     peer: Annotated[
         list[str] | None, typer.Option(metavar="NAME=DIR", help="quality: another method's results; repeatable")
     ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(metavar="ID_OR_DIR", help="plug-in: the diffusers pipeline that PGS goes over")
+    ] = None,
+    backbone_style: Annotated[
+        str | None, typer.Option(metavar="STYLE", help="plug-in: img2img, stablesr, x4, ldm, as in upscale")
+    ] = None,
     metrics: Annotated[str, typer.Option(help="as in evaluate; LPIPS (alex) is always measured")] = "default",
     features: Annotated[Path | None, typer.Option(metavar="DIR", help="convolutions of AlexNet and VGG16")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
@@ -51,10 +57,7 @@ def experiment(
     from patchscaler.experiments.run import run
     from patchscaler.experiments.setting import Setting
 
-    if name not in (ALL, *CATALOGUE):
-        raise ConfigError(f"experiment {name}: choose {ALL}, {', '.join(CATALOGUE)}")
-    if peer and name not in (ALL, "quality"):
-        raise ConfigError(f"--peer: only quality compares methods, not {name}")
+    _check(name, peer, backbone, backbone_style)
     if dtype not in DTYPES:
         raise ConfigError(f"--dtype {dtype}: choose {', '.join(DTYPES)}")
     setting = Setting(
@@ -70,10 +73,28 @@ def experiment(
         threads=threads,
         batch_size=batch_size,
         peers=named_folders(peer or [], "--peer"),
+        backbone=backbone,
+        backbone_style=backbone_style,
     )
     lines = Console(stderr=True, highlight=False, markup=False)
     for chosen in CATALOGUE if name == ALL else [name]:
+        if name == ALL and chosen == PLUG_IN and backbone is None:
+            lines.print(f"{PLUG_IN}: left out, since no other pipeline is named (--backbone ID_OR_DIR)")
+            continue
         own = setting if chosen == "quality" else dataclasses.replace(setting, peers={})
+        own = own if chosen == PLUG_IN else dataclasses.replace(own, backbone=None, backbone_style=None)
         place = run(chosen, own, out, pictures, lambda line, chosen=chosen: lines.print(f"{chosen}: {line}"))
         typer.echo((place / "README.md").read_text(encoding="utf-8"))
         typer.echo(f"wrote {place}")
+
+
+def _check(name: str, peer: list[str] | None, backbone: str | None, backbone_style: str | None) -> None:
+    """Raises ConfigError for an unknown experiment, and for options that aren't its."""
+    if name not in (ALL, *CATALOGUE):
+        raise ConfigError(f"experiment {name}: choose {ALL}, {', '.join(CATALOGUE)}")
+    if peer and name not in (ALL, "quality"):
+        raise ConfigError(f"--peer: only quality compares methods, not {name}")
+    if backbone is not None and name not in (ALL, PLUG_IN):
+        raise ConfigError(f"--backbone: only {PLUG_IN} runs another pipeline, not {name}")
+    if backbone is None and backbone_style is not None:
+        raise ConfigError(f"--backbone-style {backbone_style}: is for a --backbone; name one")

@@ -13,12 +13,15 @@ class Entry(NamedTuple):
     pictures: int
 
 
+PLUG_IN = "plug-in"  # needs a backbone, which `all` may lack
+
 CATALOGUE: dict[str, Entry] = {
     "pgs": Entry("Fig. 6: quality against sampling time, over start times and steps", 16),
     "groups": Entry("Fig. 1 and 3: maps of the groups, thresholds, steps by group", 12),
     "prompt": Entry("Table 4: texture prompt, none, one for the whole picture; K and size of the memory", 16),
     "runtime": Entry("Table 2: x4 from 128, 256 and 512; uniform and adaptive; one and two workers", 2),
     "quality": Entry("Table 1: the metrics on any folder, other methods' results as folders", 24),
+    PLUG_IN: Entry("Table 3: PGS in another diffusion upscaler, which --backbone names", 8),
 }
 
 
@@ -28,7 +31,7 @@ class Claim(NamedTuple):
     source      where it stands
     text        in our words
     experiment  that tests it, or ""
-    reason      why none does
+    reason      why none does; with an experiment, why the page on replication may have no record of it
     """
 
     source: str
@@ -36,6 +39,8 @@ class Claim(NamedTuple):
     experiment: str
     reason: str = ""
 
+
+NO_BACKBONE = "no weights of another pipeline can be had on the machine these figures come from"
 
 CLAIMS: dict[str, Claim] = {
     "equal-quality": Claim(
@@ -54,8 +59,10 @@ CLAIMS: dict[str, Claim] = {
     "two-workers": Claim("Table 2", "Two workers that share the patches are faster than one", "runtime"),
     "peers": Claim("Table 1", "Its pictures are better than those of other methods", "quality"),
     "plug-in": Claim(
-        "Table 3", "Adaptive sampling speeds up another diffusion upscaler (StableSR)", "",
-        "needs that pipeline and its weights",
+        "Table 3", "Adaptive sampling speeds up another diffusion upscaler (StableSR)", PLUG_IN, NO_BACKBONE
+    ),
+    "plug-in-quality": Claim(
+        "Table 3", "Its pictures are better than those with all steps for every tile", PLUG_IN, NO_BACKBONE
     ),
     "resshift": Claim(
         "Table 2", "512 to 2048 takes 0.23 of ResShift's time", "",

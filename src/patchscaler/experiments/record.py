@@ -131,10 +131,12 @@ def origin(values: dict[str, Any]) -> str:
     """Where a record's numbers come from, in one paragraph."""
     machine, setting = values["machine"], values["setting"]
     device = f", {machine['device']}" if "device" in machine else ""
+    borrowed = f", pipeline `{setting['backbone']}`" if setting.get("backbone") else ""
     version = f"commit {values['commit']}" if values["commit"] else f"version {values['patchscaler']}"
     return (
-        f"Model `{setting['model']}` (weights {values['weights_sha256'][:12]}), {len(values['pictures'])} pictures "
-        f"of `{setting['data']}`, seed {setting['seed']}, {setting['device']}, {setting['dtype']}; "
+        f"Model `{setting['model']}` (weights {values['weights_sha256'][:12]}){borrowed}, "
+        f"{len(values['pictures'])} pictures of `{setting['data']}`, seed {setting['seed']}, "
+        f"{setting['device']}, {setting['dtype']}; "
         f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads{device}, "
         f"torch {machine['torch']}; {version}, "
         f"{values['date']}, {values['seconds'] / 60:.1f} minutes."

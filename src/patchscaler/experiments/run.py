@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from patchscaler.benchmark.table import check_plot
-from patchscaler.experiments import groups, pgs, prompt, quality, runtime
-from patchscaler.experiments.catalogue import CATALOGUE
+from patchscaler.experiments import groups, pgs, plug_in, prompt, quality, runtime
+from patchscaler.experiments.catalogue import CATALOGUE, PLUG_IN
 from patchscaler.experiments.measuring import Notify
 from patchscaler.experiments.record import Record
 from patchscaler.experiments.setting import Setting
@@ -18,13 +18,15 @@ RUNNERS: dict[str, Callable[[Setting, Notify], Record]] = {
     "prompt": prompt.run,
     "runtime": runtime.run,
     "quality": quality.run,
+    PLUG_IN: plug_in.run,
 }
 
 
 def run(name: str, setting: Setting, out: Path, pictures: int | None, notify: Notify = lambda line: None) -> Path:
     """Runs experiment `name` and writes OUT/NAME, which it returns. pictures: None for the experiment's default.
 
-    Raises ConfigError without matplotlib, WeightsError without LPIPS, DataError for unusable pictures.
+    Raises ConfigError without matplotlib, and for plug-in without a backbone; WeightsError without LPIPS; DataError for
+    unusable pictures.
     """
     check_plot(out / "plot.png")
     count = CATALOGUE[name].pictures if pictures is None else pictures

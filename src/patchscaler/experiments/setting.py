@@ -22,6 +22,7 @@ class Setting:
     dtype       "auto" or a torch dtype's name
     threads     of the processor; 0: torch's choice
     peers       folders of other methods' results by name ("quality" alone)
+    backbone, backbone_style  hub id or folder of a diffusers pipeline, its style, see `load_backbone` ("plug-in" alone)
 
     Raises ConfigError for what is out of range.
     """
@@ -39,6 +40,8 @@ class Setting:
     threads: int = 0
     batch_size: int = 32
     peers: dict[str, str] = field(default_factory=dict)
+    backbone: str | None = None
+    backbone_style: str | None = None
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.conditions) - set(CONDITIONS))
@@ -53,4 +56,6 @@ class Setting:
         values |= {"data": self.data.name, "features": self.features and self.features.name}
         values["model"] = Path(self.model).name
         values["peers"] = {name: Path(folder).name for name, folder in self.peers.items()}
+        if self.backbone is not None and Path(self.backbone).is_dir():
+            values["backbone"] = Path(self.backbone).resolve().name
         return values
