@@ -5,7 +5,7 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,6 +26,13 @@ class Answer(NamedTuple):
 
 
 Call = Callable[..., Answer]
+
+
+def draw(path: Path, height: int = 24, width: int = 20, seed: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
 
 
 @pytest.fixture
@@ -126,3 +133,35 @@ def training_pictures(tmp_path_factory) -> Path:
         pixels[height // 2 :, : width // 2] = 40 + 150 * (((x // 6 + y // 6) % 2)[height // 2 :, : width // 2, None])
         Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / f"{number}.png")
     return folder
+
+
+@pytest.fixture(scope="session")
+def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of AlexNet's convolutions with random weights, as torchvision keeps them."""
+    from patchscaler.features.trunks import AlexNetTrunk
+    from test_features import write_torchvision
+
+    torch.manual_seed(0)
+    return write_torchvision(tmp_path_factory.mktemp("features"), AlexNetTrunk()).parent
+
+
+@pytest.fixture
+def fresh_accelerator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Accelerate keeps the precision for the process; and whatever is written without being asked lands in tmp_path."""
+    from accelerate.state import AcceleratorState
+
+    monkeypatch.chdir(tmp_path)
+    yield
+    AcceleratorState._reset_state(True)
+
+
+@pytest.fixture(params=["file", "memory"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A folder of this machine, and one of a file system that isn't."""
+    from patchscaler.cluster.places import place_of
+
+    if request.param == "file":
+        return str(tmp_path)
+    url = f"memory://{tmp_path.name}"
+    place_of(url).fs.mkdirs(place_of(url).path, exist_ok=True)
+    return url

@@ -1,43 +1,24 @@
-"""A job's pictures and results: where they are found, how they are written, and what a killed job leaves behind."""
+"""A job's pictures and results: where they are found, and how they are written."""
 
 import io
 import json
 import tarfile
-import threading
 from pathlib import Path
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
 import patchscaler.cluster.places as places_module
-from patchscaler.cluster.attempts import MOST, Attempts
-from patchscaler.cluster.job import commit
-from patchscaler.cluster.manifest import Ledger, Row, rows_of, table_of
+from batch_files import put, results
+from patchscaler.cluster.manifest import Row
 from patchscaler.cluster.places import Place, place_of
-from patchscaler.cluster.sinks import Result, Sink, check_kind
+from patchscaler.cluster.sinks import Sink, check_kind
 from patchscaler.cluster.sources import Found, find_units, read_units, stem_of
-from patchscaler.errors import ConfigError, ImageReadError, ImageWriteError, PatchScalerError
+from patchscaler.errors import ConfigError, ImageReadError, ImageWriteError
 from test_cli import files_in
 
 PICTURES = {"a.png": b"one", "day 2/b.jpg": b"two", "day 2/c.WEBP": b"three"}
-
-
-@pytest.fixture(params=["file", "memory"])
-def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A folder of this machine, and one of a file system that isn't."""
-    if request.param == "file":
-        return str(tmp_path)
-    url = f"memory://{tmp_path.name}"
-    place_of(url).fs.mkdirs(place_of(url).path, exist_ok=True)
-    return url
-
-
-def put(root: str, files: dict[str, bytes]) -> None:
-    for name, data in files.items():
-        with fsspec.open(f"{root}/{name}", "wb", auto_mkdir=True) as file:
-            file.write(data)
 
 
 def tar_of(files: dict[str, bytes]) -> bytes:
@@ -183,11 +164,6 @@ def test_reads_are_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 # Sinks
 
 
-def results(*names: str, failed: str | None = None) -> list[Result]:
-    done = [Result(Row(name, "done", result=f"{name}_x4.png"), name.encode()) for name in names]
-    return [*done, *([Result(Row(failed, "failed", "bad"), None)] if failed else [])]
-
-
 def test_a_folder_of_results(root: str) -> None:
     sink = Sink(place_of(root), "folder")
     rows = sink.write(results("a", "day 2/b", failed="c"))
@@ -235,125 +211,3 @@ def test_a_result_that_cannot_be_written_fails(tmp_path: Path) -> None:
     assert files_in(tmp_path) == ["day"]
     with pytest.raises(ConfigError, match="--to tape: choose folder, shards, parquet"):
         check_kind("tape")
-
-
-# The manifest
-
-
-def rows_in(root: str, name: str) -> list[Row]:
-    return rows_of(parquet.read_table(io.BytesIO((place_of(root) / f"_batch/{name}.parquet").read())))
-
-
-def test_rows_are_committed_and_merged(root: str) -> None:
-    ledger = Ledger(place_of(root))
-    ledger.open({"steps": [1, 2, 3]})
-    assert rows_in(root, "manifest") == rows_in(root, "failures") == []  # they exist from the beginning
-    rows = [Row("b", "done", seconds=1.5, height=3), Row("a", "done"), Row("c", "failed", "why")]
-    ledger.add(rows[:1])
-    ledger.add(rows[1:])
-    again = Ledger(place_of(root))  # the driver was killed
-    again.open({"steps": [1, 2, 3]})
-    assert again.keys == {"a", "b", "c"}
-    assert rows_in(root, "manifest") == [rows[1], rows[0]]
-    assert rows_in(root, "failures") == [rows[2]]
-    assert not [place for place in place_of(root).files() if "/parts/" in place.path]
-    again.add([Row("d", "done")])
-    again.close()
-    assert [row.key for row in rows_in(root, "manifest")] == ["a", "b", "d"]
-    with pytest.raises(ConfigError, match=r"job with steps \[1, 2, 3\] instead of \[0, 0, 1\]"):
-        Ledger(place_of(root)).open({"steps": [0, 0, 1]})
-    third = Ledger(place_of(root))
-    third.open({"steps": [1, 2, 3]}, retry_failed=True)
-    assert third.keys == {"a", "b", "d"}
-    assert rows_in(root, "failures") == []
-
-
-def test_a_merge_that_was_cut_off_doubles_nothing(root: str) -> None:
-    """Killed between the new manifest and the end of the parts in it."""
-    ledger = Ledger(place_of(root))
-    ledger.open({})
-    ledger.add([Row("a", "done"), Row("b", "failed")])
-    (part,) = (place for place in place_of(root).files() if "/parts/" in place.path)
-    data = part.read()
-    ledger.close()
-    part.write(data)
-    again = Ledger(place_of(root))
-    again.open({})
-    assert [row.key for row in rows_in(root, "manifest")] == ["a"]
-    assert [row.key for row in rows_in(root, "failures")] == ["b"]
-
-
-def test_rows_survive_a_table() -> None:
-    rows = [
-        Row("a", "done", "", "r", "s", "t", "u", 1, 2, 3, 4, 5, 0.5, "w", 2**40, 1, 2, 3, 4, 5, 6),
-        Row("b", "failed"),
-    ]
-    assert rows_of(table_of(rows)) == rows
-    assert rows_of(table_of([])) == []
-
-
-@pytest.mark.parametrize("kind", ["folder", "shards", "parquet"])
-def test_what_a_killed_job_leaves_is_removed(root: str, kind: str) -> None:
-    sink, ledger = Sink(place_of(root), kind), Ledger(place_of(root))
-    ledger.open({})
-    commit(ledger, sink, sink.write(results("a", "b")))
-    sink.write(results("c"))  # and killed before the commit
-    put(root, {f".{'0' * 32}.part": b"half", "mine.tar": b"", "mine.parquet": b"", ".mine": b""})
-    again = Ledger(place_of(root))
-    again.open({})
-    gone = sink.tidy(again.shards)
-    assert len(gone) == (1 if kind == "folder" else 2)
-    assert again.keys == {"a", "b"}
-    names = {place.name for place in sink.root.files()}
-    assert {"mine.tar", "mine.parquet", "manifest.parquet"} <= names
-    commit(again, sink, sink.write(results("c")))
-    again.close()
-    assert [row.key for row in rows_in(root, "manifest")] == ["a", "b", "c"]
-    assert sink.tidy(again.shards) == []
-
-
-def test_a_picture_is_committed_once(root: str) -> None:
-    """A part with a picture that is done already is not taken, and not left there: its others are made again."""
-    sink, ledger = Sink(place_of(root), "shards"), Ledger(place_of(root))
-    ledger.open({})
-    first = sink.write(results("a", "b"))
-    assert commit(ledger, sink, first) == first
-    assert commit(ledger, sink, first) == []  # the same part, told twice
-    second = sink.write(results("b", "c"))
-    assert commit(ledger, sink, second) == []
-    assert ledger.keys == {"a", "b"}
-    assert [place.name for place in sink.root.files() if place.name.endswith(".tar")] == [first[0].shard]
-
-
-def test_writes_are_whole_or_absent(tmp_path: Path) -> None:
-    """Readers meet the old file or the new one, never a part of it."""
-    place, seen = place_of(str(tmp_path / "x" / "file")), set()
-    contents = [bytes([number]) * 300_000 for number in range(8)]
-    place.write(contents[0])
-    stop = threading.Event()
-
-    def look() -> None:
-        while not stop.is_set():
-            seen.add(place.read())
-
-    reader = threading.Thread(target=look)
-    reader.start()
-    for content in contents * 5:
-        place.write(content)
-    stop.set()
-    reader.join()
-    assert seen <= set(contents)
-    assert files_in(tmp_path) == ["x/file"]
-
-
-def test_attempts_are_counted_until_they_end(root: str) -> None:
-    attempts = Attempts(place_of(root))
-    assert [attempts.begin(["a", "b"]) for _ in range(3)] == [0, 1, 2]
-    attempts.end(["a", "b"])
-    assert attempts.begin(["a", "b"]) == 0
-    for _ in range(MOST):
-        attempts.begin_alone("a")
-    with pytest.raises(PatchScalerError, match=f"died each of {MOST} times"):
-        attempts.begin_alone("a")
-    attempts.forget()
-    assert attempts.begin(["a"]) == 0

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -35,12 +34,7 @@ PARTS = [pytest.param(part.value, marks=needs_vgg if part is Part.finetune else 
 RESUMABLE = ["restorer", "patch-dit", pytest.param("finetune", marks=needs_vgg)]
 
 
-@pytest.fixture(autouse=True)
-def _fresh_accelerator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Accelerate keeps the precision for the process; and whatever is written without being asked lands in tmp_path."""
-    monkeypatch.chdir(tmp_path)
-    yield
-    AcceleratorState._reset_state(True)
+pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
 
 @pytest.fixture(scope="module")

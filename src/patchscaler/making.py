@@ -208,7 +208,6 @@ def _new_report(crew: "Crew", settings: "Settings") -> "Report":
 
 def seconds_of(passes: Sequence[Pass]) -> float:
     """What all stages of all passes took."""
-
     return math.fsum(stage["seconds"] for each in passes for stage in each.report.stages.values())
 
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from patchscaler.making import Made, Order, Pass
     from patchscaler.report import Progress, ProgressCallback, Report
 
-PATCH = 16  # side of the patches that --batch-size counts
-
 
 @dataclass(frozen=True)
 class Backbone:
@@ -115,7 +113,7 @@ class Maker:
             return Restored(coarse.pixels, report)
         sampling = Sampling(
             groups=settings.groups,
-            batch_latents=settings.batch_size * PATCH**2,
+            batch_latents=settings.batch_size * crew.parts.patch**2,
             seed=settings.seed,
             on_step=lambda done, total: notify(Progress("sample", done, total)),
         )

@@ -35,7 +35,6 @@ from patchscaler.report import Report
 PAPER = GroupConfig()  # thresholds, start times and steps
 EVERY = GroupConfig(gammas=(), taus=PAPER.taus[-1:], steps=PAPER.steps[-1:])  # one group, the hard patches'
 UNIFORM, ADAPTIVE, COARSE = "every tile from 1000 in 20 steps", "PGS", "coarse picture alone"
-PATCH = 16  # side of the patches that the setting's batch size counts
 
 
 class Borrowed(NamedTuple):
@@ -105,7 +104,9 @@ def _way(borrowed: Borrowed, setting: Setting, groups: GroupConfig | None) -> Wa
         if groups is None:
             nothing = torch.zeros(0, 0, dtype=torch.int64)
             return PatchScalerOutput(coarse.pixels, None, coarse.confidence, nothing, [], report)
-        sampling = Sampling(groups=groups, batch_latents=setting.batch_size * PATCH**2, seed=setting.seed)
+        sampling = Sampling(
+            groups=groups, batch_latents=setting.batch_size * borrowed.parts.patch**2, seed=setting.seed
+        )
         with report.stage("sample"):
             made = borrowed.adapter(borrowed.pipe, coarse, sampling)
             pixels = made.pixels.cpu()  # a GPU has finished when they are here

@@ -17,8 +17,6 @@ from patchscaler.imaging.tiles import pad_to, padded_size
 from patchscaler.models import borrowed
 from patchscaler.pgs import GroupConfig, PatchDenoiser, Refined, refine
 
-SCALE = 4
-
 
 @dataclass(frozen=True)
 class Sampling:

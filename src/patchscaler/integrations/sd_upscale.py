@@ -10,7 +10,8 @@ from patchscaler.diffusion.noise import NoiseSource
 from patchscaler.errors import ConfigError
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.tiles import Tile, pad_to
-from patchscaler.integrations.frame import SCALE, Sampling, Upscaled, finish, plan_plane, refine_on, stride_of
+from patchscaler.inference.parts import SCALE
+from patchscaler.integrations.frame import Sampling, Upscaled, finish, plan_plane, refine_on, stride_of
 from patchscaler.integrations.text_unet import TextUNet
 from patchscaler.models import borrowed
 
