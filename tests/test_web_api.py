@@ -90,6 +90,14 @@ def test_a_job_from_post_to_result(server: Server, tiny_model: Path, tmp_path: P
     result = server.client.get(f"/api/jobs/{job}/result")
     assert result.headers["content-type"] == "image/png"
     assert result.content == by_command_line(monkeypatch, tmp_path, tiny_model, content, "--steps", FAST, "--seed", 7)
+    # The name that a browser saves it under can't be a path, nor end the header.
+    for asked, name in ((None, "picture_x4.png"), ("My cat", "My%20cat_x4.png"), ("../a\r\nb/ü", "ab%C3%BC_x4.png")):
+        answer = server.client.get(f"/api/jobs/{job}/result", params=asked and {"save_as": asked})
+        disposition = answer.headers["content-disposition"]
+        assert answer.content == result.content
+        assert disposition.startswith("attachment; ")
+        assert disposition.strip('"').endswith(name)
+    assert server.client.get(f"/api/jobs/{job}/result", params={"save_as": "x" * 201}).status_code == 422
     patches = server.client.get(f"/api/jobs/{job}/map").json()
     assert len(patches["groups"]) == len(patches["boxes"]) == sum(patches["counts"])
     assert dict(zip(patches["names"], patches["counts"], strict=True)) == seen[-1]["patches"]

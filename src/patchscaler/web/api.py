@@ -216,7 +216,10 @@ def _add_jobs(app: FastAPI, limits: Limits) -> None:
         return _small(job.thumbnail, "no longer there")
 
     @app.get("/api/jobs/{name}/result", response_class=FileResponse, responses=problems(404, 409))
-    async def result(job: Found) -> FileResponse:
+    async def result(
+        job: Found,
+        save_as: Annotated[str, Query(max_length=200, description="name to be saved under, without its end")] = "",
+    ) -> FileResponse:
         """The enlarged picture, byte for byte what the command line writes for the same picture, steps and seed."""
         if job.state is not State.done:
             reason = job.error or "look at its state, and come back when that is done"
@@ -224,8 +227,10 @@ def _add_jobs(app: FastAPI, limits: Limits) -> None:
         suffix = job.options.format
         if not job.result.is_file():
             raise HTTPException(404, "no longer there")
-        name = f"picture_x{SCALE}.{suffix.value}"
-        return FileResponse(job.result, media_type=MEDIA_TYPES[suffix], filename=name, headers=NOT_STORED)
+        # Only told to the browser, whose `download` attribute yields to it.
+        stem = "".join(c for c in save_as if c.isprintable() and c not in '/\\:*?"<>|').strip(". ") or "picture"
+        filename = f"{stem}_x{SCALE}.{suffix.value}"
+        return FileResponse(job.result, media_type=MEDIA_TYPES[suffix], filename=filename, headers=NOT_STORED)
 
 
 def _queue(request: Request) -> JobQueue:

@@ -187,8 +187,9 @@ function finish(status) {
   const shows = status.format !== "tif" && height * width <= SHOWN_PIXELS;
   swap(shows ? result : `api/jobs/${job.id}/preview?done`);
   const download = outside("result").querySelector(".ps-download");
-  download.href = result;
-  download.download = `${file.name.replace(/\.[^.]*$/, "") || "picture"}_x4.${status.format}`;
+  const stem = file.name.replace(/\.[^.]*$/, "").slice(0, 200);
+  download.href = `${result}?save_as=${encodeURIComponent(stem)}`;
+  download.download = "";
   setState("done");
   say(`Done in ${inWords(status.seconds)}`, { time: `${width} × ${height} pixels`, progress: 1 });
 }
