@@ -195,7 +195,8 @@ const note = () => {
   const part = (name) => stage.querySelector(`.ps-${name}`);
   const preview = Number(part("after").src.match(/preview[?](\\d+)/)?.[1] ?? 0);
   window.seen.push({
-    state: stage.dataset.state, preview, bar: part("bar").value, text: part("text").textContent, time: part("time").textContent,
+    state: stage.dataset.state, preview,
+    bar: part("bar").value, text: part("text").textContent, time: part("time").textContent,
   });
   const cancel = document.querySelector("#ps-cancel");
   if (arguments[0] && preview && stage.dataset.state === "busy" && cancel.offsetParent) cancel.click();
