@@ -25,7 +25,7 @@ UNIFORM: Plan = ((1000, 1000, 1000), (20, 20, 20))
 # The paper's two ends, and what lies between.
 TAUS = [(taus, CHOSEN[1]) for taus in ((1000, 1000, 1000), (700, 850, 1000), (300, 550, 800), (200, 400, 600))]
 STEPS = [(CHOSEN[0], steps) for steps in ((20, 20, 20), (14, 17, 20), (6, 10, 15), (4, 7, 10), (2, 4, 6))]
-FEW = [(CHOSEN[0], steps) for steps in ((2, 3, 4), QUALITIES["balanced"], QUALITIES["fast"])]
+FEW = [(CHOSEN[0], steps) for steps in ((1, 2, 3), QUALITIES["balanced"], QUALITIES["fast"])]
 LEAST: Plan = ((200, 400, 600), (2, 4, 6))
 NONE: Plan = (CHOSEN[0], (0, 0, 0))
 EQUAL = 0.02  # share of the quality's figure within which two are called equal

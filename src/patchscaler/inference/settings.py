@@ -9,7 +9,7 @@ from patchscaler.errors import ConfigError
 # Steps of simple, medium and hard patches. The only place with these numbers; docs/speed.md says what each costs.
 QUALITIES: dict[str, tuple[int, int, int]] = {
     "fast": (0, 0, 1),  # simple and medium patches stay as the restoration module made them
-    "balanced": (1, 2, 3),
+    "balanced": (2, 3, 4),
     "best": (8, 14, 20),  # the paper's
 }
 DEFAULT_QUALITY = "balanced"
