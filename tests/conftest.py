@@ -7,12 +7,15 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+if TYPE_CHECKING:
+    from serving import Server
 
 import patchscaler.models.base  # noqa: F401  # diffusers' classes, whatever a test calls first
 
@@ -165,3 +168,13 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     url = f"memory://{tmp_path.name}"
     place_of(url).fs.mkdirs(place_of(url).path, exist_ok=True)
     return url
+
+
+@pytest.fixture(scope="module")
+def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Server"]:
+    """A running `patchscaler serve` without its page, for uploads of 1 MB and half a megapixel."""
+    from serving import serving
+
+    folder = tmp_path_factory.mktemp("server") / "temporary"
+    with serving(tiny_model, folder, "--no-page", "--max-megabytes", 1, "--max-megapixels", 0.5) as running:
+        yield running

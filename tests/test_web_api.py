@@ -2,20 +2,14 @@
 
 import io
 import json
-import random
 import re
 import shutil
-import socket
-import struct
 import subprocess
 import sys
 import time
-import zlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -25,25 +19,10 @@ from patchscaler.web.settings import STEPS, Quality
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
+from malformed_uploads import malformed, picture  # noqa: E402
 from serving import Server, serving  # noqa: E402
 
 FAST = ",".join(map(str, STEPS[Quality.fast]))
-LIMITED = ("--max-megabytes", 1, "--max-megapixels", 0.5)
-
-
-@pytest.fixture(scope="module")
-def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("server") / "temporary"
-    with serving(tiny_model, folder, "--no-page", *LIMITED) as running:
-        yield running
-
-
-def picture(number: int = 0, height: int = 16, width: int = 16, kind: str = "PNG", mode: str = "RGB") -> bytes:
-    rng = np.random.default_rng(number)
-    samples = rng.integers(0, 256, (height, width, len(mode)), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(samples.squeeze()).save(file, kind)
-    return file.getvalue()
 
 
 def by_command_line(
@@ -206,158 +185,6 @@ def test_fifty_at_once_and_two_hundred_malformed(server: Server, tiny_model: Pat
     assert server.memory() < 1.1 * memory
     assert server.process.poll() is None
     assert "Traceback" not in server.log.read_text()
-
-
-def chunk(name: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-
-def png(height: int, width: int, *more: bytes) -> bytes:
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + header
-        + b"".join(more)
-        + chunk(b"IDAT", zlib.compress(bytes(1000)))
-        + chunk(b"IEND", b"")
-    )
-
-
-OTHERS = [
-    b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n(/etc/passwd) (r) file\n",
-    b"%PDF-1.7\n1 0 obj\n",
-    b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
-    b"<html><script>1</script></html>",
-    b"<?xml version='1.0'?><!DOCTYPE a [<!ENTITY b SYSTEM 'file:///etc/passwd'>]><a>&b;</a>",
-    b"push graphic-context\nimage over 0,0 0,0 '|id'\npop graphic-context",
-    b"PK\3\4" + bytes(60),
-    b"\x7fELF" + bytes(60),
-    b"MZ" + bytes(60),
-    b"#!/bin/sh\nid\n",
-    b"\x1f\x8b\x08" + bytes(60),
-    b"8BPS\0\1" + bytes(60),
-    b"P6 4 4 255\n" + bytes(48),
-    b"P7\nWIDTH 4\n",
-    b"\0\0\1\0\1\0" + bytes(60),
-    b"/* XPM */\nstatic char *a[] = {",
-    b"#define a_width 4\n#define a_height 4\n",
-    b"qoif" + bytes(20),
-    b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(60),
-    b"icns" + bytes(60),
-    b"DDS " + bytes(124),
-    b"SIMPLE  =                    T",
-    b"ID3\3" + bytes(60),
-    b"OggS" + bytes(60),
-]
-
-
-def malformed() -> list[tuple[str, bytes]]:
-    """Truncated, bombs, wrong types, path tricks, noise: name and body."""
-    rng = random.Random(5)
-    kinds = {kind: picture(9, 40, 50, kind) for kind in ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")}
-    bad = [("empty", b""), ("one byte", b"\x89"), ("zeros", bytes(5000)), ("too long", picture(0) + bytes(2**20))]
-    for kind, whole in kinds.items():
-        bad += [(f"{kind} cut at {part}/16", whole[: len(whole) * part // 16]) for part in range(1, 15)]
-        bad += [(f"{kind} magic and noise {n}", whole[:12] + rng.randbytes(400)) for n in range(9)]
-        bad += [(f"text before {kind}", b"hello " + whole)]
-    # Headers that promise more than may be decoded.
-    for side in (708, 5000, 30_000, 100_000, 2**31 - 1):
-        bad += [
-            (f"png of {side}", png(side, side)),
-            (f"wide png of {side}", png(16, side * side if side < 9999 else side)),
-        ]
-    zeros = zlib.compress(bytes(40_000_000), 9)
-    bad += [
-        ("compressed text", png(9, 9, chunk(b"zTXt", b"a\0\0" + zeros))),
-        ("profile", png(9, 9, chunk(b"iCCP", b"a\0\0" + zeros))),
-    ]
-    bad += [("gif of 65535", b"GIF89a" + struct.pack("<HH", 65535, 65535) + bytes(9))]
-    for side in (20_000, 2**30):
-        bad += [(f"bmp of {side}", kinds["BMP"][:18] + struct.pack("<ii", side, side) + kinds["BMP"][26:])]
-    bad += [("webp of 16384", kinds["WEBP"][:12] + b"VP8X" + struct.pack("<I", 10) + bytes(4) + b"\xff\x3f\x00" * 2)]
-    no_pixels = [png(0, 0), png(0, 5), png(5, 0)]
-    bad += [(f"no pixels {n}", body) for n, body in enumerate(no_pixels)]
-    # Other things than pictures, some of which Pillow would open if it were let.
-    bad += [(f"other thing {n}", body) for n, body in enumerate(OTHERS)]
-    # Paths in every place a client could write one.
-    for path in (
-        "/etc/passwd",
-        "../../../../etc/passwd",
-        "..\\..\\windows\\win.ini",
-        "file:///etc/passwd",
-        "C:\\boot.ini",
-    ):
-        form = f'--x\r\nContent-Disposition: form-data; name="file"; filename="{path}"\r\n\r\n'.encode()
-        call = json.dumps({"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}]}).encode()
-        bad += [
-            (f"{path} alone", path.encode()),
-            (f"{path} in a form", form + kinds["PNG"] + b"\r\n--x--"),
-            (f"{path} in a call", call),
-        ]
-    return bad
-
-
-@pytest.mark.parametrize("path", [
-    "GET /api/jobs/..%2f..%2f..%2fetc%2fpasswd", "GET /api/jobs/%2e%2e/result", "GET /api/jobs/x/result",
-    "GET /api/jobs//etc/passwd/result", "DELETE /api/jobs/..%2f..%2f", "PUT /api/jobs",
-    "GET /page/..%2f..%2fsettings.py", "GET /page/%2e%2e/api.py", "GET /file=/etc/passwd",
-    "GET /gradio_api/file=/etc/passwd", "POST /gradio_api/upload", "POST /gradio_api/queue/join",
-    "GET /gradio_api/proxy=http://localhost/", "POST /api/jobs?seed=-1", "POST /api/jobs?seed=1e400",
-    f"POST /api/jobs?seed={2**63}", "POST /api/jobs?quality=../../etc", "POST /api/jobs?format=exe",
-    "POST /api/jobs?format=%00",
-])  # fmt: skip
-def test_wrong_paths_and_arguments_are_refused(server: Server, path: str) -> None:
-    method, path = path.split()
-    answer = server.client.request(method, path, content=picture() if method == "POST" else None)
-    assert 400 <= answer.status_code < 500
-    assert isinstance(answer.json()["detail"], str)
-    assert b"root:" not in answer.content
-
-
-def test_other_sites_and_other_names_are_refused(server: Server) -> None:
-    """A page of another site may not start or delete jobs, and may not come in under a name of its own."""
-    client, body = server.client, picture()
-    assert client.post("/api/jobs", content=body, headers={"Origin": "http://evil.example"}).status_code == 403
-    assert client.post("/api/jobs", content=body, headers={"Origin": "null"}).status_code == 403
-    assert client.get("/api/about", headers={"Host": "evil.example"}).status_code == 403
-    assert client.get("/api/about", headers={"Host": "localhost:1"}).status_code == 200
-    answer = client.post("/api/jobs", content=body, params={"quality": "fast"}, headers={"Origin": server.url})
-    assert answer.status_code == 202
-    assert answer.headers["x-content-type-options"] == "nosniff"
-    assert "access-control-allow-origin" not in answer.headers
-
-
-def test_uploads_that_stop_half_way_leave_nothing(server: Server) -> None:
-    """Their places in the queue too are free again."""
-    for job in [server.post(picture(n), quality="fast").json()["id"] for n in range(2)]:
-        server.wait(job)
-    kept = server.kept()
-    host, port = server.url.removeprefix("http://").split(":")
-    for length, sent in ((10_000, 5_000), (400_000, 300_000), (50, 0)):
-        with socket.create_connection((host, int(port))) as raw:
-            raw.sendall(f"POST /api/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n".encode())
-            raw.sendall(bytes(sent))
-    deadline = time.monotonic() + 30
-    while server.client.get("/api/about").json()["unfinished"] or server.kept() != kept:
-        assert time.monotonic() < deadline, server.kept()
-        time.sleep(0.05)
-
-
-def test_too_long_uploads_are_refused_while_they_arrive(server: Server) -> None:
-    """Said before, by Content-Length, and unsaid, in chunks: long before the end."""
-    host, port = server.url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=60) as raw:
-        raw.sendall(
-            b"POST /api/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n" + bytes(9 * 2**20)
-        )
-        assert raw.recv(4096).startswith(b"HTTP/1.1 413 ")
-    with socket.create_connection((host, int(port)), timeout=60) as raw:
-        raw.sendall(b"POST /api/jobs HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
-        sent = 0
-        while sent < 10 * 2**20:
-            raw.sendall(b"10000\r\n" + bytes(0x10000) + b"\r\n")
-            sent += 0x10000
-        assert raw.recv(4096).startswith(b"HTTP/1.1 413 ")
 
 
 # Limits of the queue, of time, and of keeping

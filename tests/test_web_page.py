@@ -32,7 +32,7 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("page") / "temporary"
-    with serving(tiny_model, folder, "--max-megabytes", 1, "--max-megapixels", 0.6) as running:
+    with serving(tiny_model, folder, "--max-megabytes", 1, "--max-megapixels", 2) as running:
         yield running
 
 
@@ -209,11 +209,12 @@ def test_the_coarse_picture_comes_first(open_page: OpenPage, tmp_path: Path) -> 
     page = open_page()
     page.set(Quality.best, 0)
     page.js(WATCH, False)
-    page.choose(large(tmp_path / "large.png", 768))
+    page.choose(large(tmp_path / "large.jpg", 1400))
     page.until(lambda: page.state() == "done")
     seen = [entry for entry in page.js("return window.seen") if entry["state"] == "busy"]
     previews = [entry["preview"] for entry in seen if entry["preview"]]
     assert previews[0] == 1
+    assert max(previews) > 1
     assert previews == sorted(previews)
     bars = [entry["bar"] for entry in seen if entry["preview"]]
     assert bars == sorted(bars)
@@ -240,9 +241,9 @@ def test_refusals_are_told_in_words(open_page: OpenPage, tmp_path: Path) -> None
         (tmp_path / name).write_bytes(content)
         page.choose(tmp_path / name)
         page.until(lambda name=name: page.state() == "failed" and words[name] in page.find(".ps-text").text)
-    Image.new("RGB", (800, 800)).save(tmp_path / "many pixels.png")
+    Image.new("RGB", (1500, 1500)).save(tmp_path / "many pixels.png")
     page.choose(tmp_path / "many pixels.png")
-    page.until(lambda: "600,000 are allowed" in page.find(".ps-text").text)
+    page.until(lambda: "2,000,000 are allowed" in page.find(".ps-text").text)
     page.find(".ps-new").click()
     assert page.state() == "empty"
 

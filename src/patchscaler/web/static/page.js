@@ -187,7 +187,7 @@ function finish(status) {
   const shows = status.format !== "tif" && height * width <= SHOWN_PIXELS;
   swap(shows ? result : `api/jobs/${job.id}/preview?done`);
   const download = outside("result").querySelector(".ps-download");
-  const stem = file.name.replace(/\.[^.]*$/, "").slice(0, 200);
+  const stem = [...file.name.replace(/\.[^.]*$/, "")].slice(0, 200).join(""); // whole characters
   download.href = `${result}?save_as=${encodeURIComponent(stem)}`;
   download.download = "";
   setState("done");

@@ -1,0 +1,74 @@
+"""What the API refuses by a look at the call, and how it ends uploads that are cut off or too long."""
+
+import socket
+import time
+
+import pytest
+
+for needed in ("httpx", "fastapi", "uvicorn"):
+    pytest.importorskip(needed)
+from malformed_uploads import picture  # noqa: E402
+from serving import Server  # noqa: E402
+
+
+@pytest.mark.parametrize("path", [
+    "GET /api/jobs/..%2f..%2f..%2fetc%2fpasswd", "GET /api/jobs/%2e%2e/result", "GET /api/jobs/x/result",
+    "GET /api/jobs//etc/passwd/result", "DELETE /api/jobs/..%2f..%2f", "PUT /api/jobs",
+    "GET /page/..%2f..%2fsettings.py", "GET /page/%2e%2e/api.py", "GET /file=/etc/passwd",
+    "GET /gradio_api/file=/etc/passwd", "POST /gradio_api/upload", "POST /gradio_api/queue/join",
+    "GET /gradio_api/proxy=http://localhost/", "POST /api/jobs?seed=-1", "POST /api/jobs?seed=1e400",
+    f"POST /api/jobs?seed={2**63}", "POST /api/jobs?quality=../../etc", "POST /api/jobs?format=exe",
+    "POST /api/jobs?format=%00",
+])  # fmt: skip
+def test_wrong_paths_and_arguments_are_refused(server: Server, path: str) -> None:
+    method, path = path.split()
+    answer = server.client.request(method, path, content=picture() if method == "POST" else None)
+    assert 400 <= answer.status_code < 500
+    assert isinstance(answer.json()["detail"], str)
+    assert b"root:" not in answer.content
+
+
+def test_other_sites_and_other_names_are_refused(server: Server) -> None:
+    """A page of another site may not start or delete jobs, and may not come in under a name of its own."""
+    client, body = server.client, picture()
+    assert client.post("/api/jobs", content=body, headers={"Origin": "http://evil.example"}).status_code == 403
+    assert client.post("/api/jobs", content=body, headers={"Origin": "null"}).status_code == 403
+    assert client.get("/api/about", headers={"Host": "evil.example"}).status_code == 403
+    assert client.get("/api/about", headers={"Host": "localhost:1"}).status_code == 200
+    answer = client.post("/api/jobs", content=body, params={"quality": "fast"}, headers={"Origin": server.url})
+    assert answer.status_code == 202
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "access-control-allow-origin" not in answer.headers
+
+
+def test_uploads_that_stop_half_way_leave_nothing(server: Server) -> None:
+    """Their places in the queue too are free again."""
+    for job in [server.post(picture(n), quality="fast").json()["id"] for n in range(2)]:
+        server.wait(job)
+    kept = server.kept()
+    host, port = server.url.removeprefix("http://").split(":")
+    for length, sent in ((10_000, 5_000), (400_000, 300_000), (50, 0)):
+        with socket.create_connection((host, int(port))) as raw:
+            raw.sendall(f"POST /api/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n".encode())
+            raw.sendall(bytes(sent))
+    deadline = time.monotonic() + 30
+    while server.client.get("/api/about").json()["unfinished"] or server.kept() != kept:
+        assert time.monotonic() < deadline, server.kept()
+        time.sleep(0.05)
+
+
+def test_too_long_uploads_are_refused_while_they_arrive(server: Server) -> None:
+    """Said before, by Content-Length, and unsaid, in chunks: long before the end."""
+    host, port = server.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=60) as raw:
+        raw.sendall(
+            b"POST /api/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999999\r\n\r\n" + bytes(9 * 2**20)
+        )
+        assert raw.recv(4096).startswith(b"HTTP/1.1 413 ")
+    with socket.create_connection((host, int(port)), timeout=60) as raw:
+        raw.sendall(b"POST /api/jobs HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+        sent = 0
+        while sent < 10 * 2**20:
+            raw.sendall(b"10000\r\n" + bytes(0x10000) + b"\r\n")
+            sent += 0x10000
+        assert raw.recv(4096).startswith(b"HTTP/1.1 413 ")
