@@ -5,9 +5,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from patchscaler.models.autoencoder import STRIDE
 from patchscaler.training import loop
+from patchscaler.training.adversarial import FeatureDiscriminator
 from patchscaler.training.common import sheet
-from patchscaler.training.decoding import grid_energy
+from patchscaler.training.decoding import Square, grid_energy, pixel_square, squares_at
 from patchscaler.training.settings import RunSettings, build
 
 law = settings(deadline=None, max_examples=50)
@@ -77,3 +79,37 @@ def test_grid_energy_sees_what_repeats() -> None:
     assert float(grid_energy(pattern, 16)) == pytest.approx(36 * float(pattern[..., :16, :16].var()), rel=0.05)
     shade = torch.full((1, 3, 32, 32), 0.3)  # is no pattern
     assert float(grid_energy(shade, 16)) == pytest.approx(0, abs=1e-9)
+
+
+@given(st.integers(0, 2**31), st.integers(1, 16))
+def test_a_compared_square_lies_in_its_patch_and_begins_at_any_pixel(seed: int, side: int) -> None:
+    square = Square.draw(16, side, torch.Generator().manual_seed(seed))
+    assert all(0 <= place <= 16 - square.latents for place in square.place)
+    rows = torch.arange(16.0 * STRIDE)[:, None].expand(1, 3, -1, 16 * STRIDE)
+    cut = square.cut(pixel_square(rows, square.place, square.latents))
+    assert cut.shape == (1, 3, STRIDE * side, STRIDE * side)
+    assert cut[0, 0, 0, 0] == STRIDE * square.place[0] + square.start[0]
+    assert square.start == (0, 0) if side == 16 else max(square.start) < STRIDE
+
+
+def test_each_sample_gives_the_square_at_its_own_place_with_its_gradient() -> None:
+    planes = torch.randn(3, 2, 9, 8, requires_grad=True)
+    top, left = torch.tensor([0, 2, 5]), torch.tensor([4, 0, 3])
+    squares = squares_at(planes, top, left, 4)
+    wanted = [
+        planes[i, :, t : t + 4, v : v + 4] for i, (t, v) in enumerate(zip(top.tolist(), left.tolist(), strict=True))
+    ]
+    assert torch.equal(squares, torch.stack(wanted))
+    (gradient,) = torch.autograd.grad(squares.sum(), planes)
+    assert gradient.sum() == squares.numel()
+    assert gradient[1, 0, 2:6, :4].eq(1).all()
+    assert gradient[1, 0, 6:].eq(0).all()
+
+
+def test_a_discriminator_judges_both_batches_in_one_pass_as_one_by_one() -> None:
+    torch.manual_seed(0)
+    discriminator = FeatureDiscriminator((4, 8), width=8).eval()  # in training each pass turns the spectral norm on
+    real, fake = ([torch.rand(2, 4, 16, 16), torch.rand(2, 8, 8, 8)] for _ in range(2))
+    for got, features in zip(discriminator.both(real, fake), (real, fake), strict=True):
+        for logits, wanted in zip(got, discriminator(features), strict=True):
+            torch.testing.assert_close(logits, wanted)

@@ -5,6 +5,7 @@ pixels, one head per depth: it needs no features of its own, so it is useful aft
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -32,8 +33,9 @@ class FeatureHead(nn.Module):
         if self.every > 1:
             features = features[..., :: self.every, :: self.every]
         # Direction and length apart: contrast is seen, but doesn't swamp the rest.
-        length = (features.float().square().sum(dim=1, keepdim=True) + 1e-6).sqrt()
-        described = torch.cat([features / length * features.shape[1] ** 0.5, length.log()], dim=1)
+        length = (torch.linalg.vector_norm(features.float(), dim=1, keepdim=True).square() + 1e-6).sqrt()
+        direction = features * (features.shape[1] ** 0.5 / length).to(features.dtype)
+        described = torch.cat([direction, length.log().to(features.dtype)], dim=1)
         return self.layers(described.contiguous(memory_format=torch.channels_last))
 
 
@@ -47,6 +49,11 @@ class FeatureDiscriminator(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         return [head(f) for head, f in zip(self.heads, features, strict=True)]
 
+    def both(self, real: Sequence[Tensor], fake: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Logits of two batches of the same size in one pass."""
+        logits = self(tuple(torch.cat(pair) for pair in zip(real, fake, strict=True)))
+        return [part[: len(part) // 2] for part in logits], [part[len(part) // 2 :] for part in logits]
+
 
 def discriminator_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor:
     """Hinge loss, the mean over heads."""
@@ -57,3 +64,47 @@ def discriminator_loss(real: Sequence[Tensor], fake: Sequence[Tensor]) -> Tensor
 def generator_loss(fake: Sequence[Tensor]) -> Tensor:
     """What the generator lowers: minus the mean logit."""
     return -torch.stack([f.mean() for f in fake]).mean()
+
+
+@dataclass
+class Seen:
+    """Batches that a discriminator has seen."""
+
+    steps: int = 0
+
+    def state_dict(self) -> dict[str, int]:
+        return {"steps": self.steps}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self.steps = int(state["steps"])
+
+
+class Adversary:
+    """A discriminator that learns along, a step a batch, and is listened to after the first `after` of them."""
+
+    def __init__(self, discriminator: FeatureDiscriminator, rate: float, after: int) -> None:
+        self.discriminator, self.after, self.seen = discriminator, after, Seen()
+        self.optimizer = torch.optim.AdamW(discriminator.parameters(), lr=rate, betas=(0.0, 0.99), weight_decay=0.0)
+        self.checkpointed = [discriminator, self.optimizer, self.seen]
+
+    def __call__(self, fake: Sequence[Tensor], real: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The generator's loss on its features, after a step of the discriminator; figures for the log."""
+        loss = discriminator_loss(*self.discriminator.both(real, [features.detach() for features in fake]))
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._average_gradients()
+        self.optimizer.step()
+        self.seen.steps += 1
+        self.discriminator.requires_grad_(False)
+        adversarial = generator_loss(self.discriminator(fake))
+        self.discriminator.requires_grad_(True)
+        listened = float(self.seen.steps > self.after)
+        return listened * adversarial, {"discriminator": loss.detach(), "adversarial": adversarial.detach()}
+
+    def _average_gradients(self) -> None:
+        """The loop averages the network's gradients over processes; the discriminator's are ours."""
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for parameter in self.discriminator.parameters():
+                assert parameter.grad is not None
+                torch.distributed.all_reduce(parameter.grad)
+                parameter.grad /= torch.distributed.get_world_size()

@@ -1,13 +1,13 @@
 """Predicted latents compared as pictures: squares of them, decoded, and what the losses make of these."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from patchscaler.models.autoencoder import STRIDE, DctAutoencoder
-from patchscaler.models.patch_dit import PatchDiT
+from patchscaler.models.patch_dit import PatchDiT, TextureCache
 from patchscaler.models.restorer import ConvRestorer
 from patchscaler.models.texture import TextureEncoder
 
@@ -27,6 +27,41 @@ def pixel_square(pixels: Tensor, place: tuple[int, int], side: int) -> Tensor:
     """The pixels under the latents [place, place + side)."""
     rows, cols = (slice(STRIDE * start, STRIDE * (start + side)) for start in place)
     return pixels[..., rows, cols]
+
+
+def squares_at(planes: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
+    """Of each sample of (n,c,H,W) the square (c,side,side) at its own top (n,) and left (n,)."""
+    count, channels = planes.shape[:2]
+    along = torch.arange(side, device=planes.device)
+    samples = torch.arange(count, device=planes.device)[:, None, None, None]
+    channel = torch.arange(channels, device=planes.device)[None, :, None, None]
+    return planes[samples, channel, (top[:, None] + along)[:, None, :, None], (left[:, None] + along)[:, None, None]]
+
+
+class Square(NamedTuple):
+    """The part of a patch that is compared: latents [place, place + latents), and of their pixels those from `start`.
+
+    VGG16 halves the sides at every second, fourth ... pixel. If squares always began at a latent, a pattern with just
+    that period would look the same to it wherever it lies.
+    """
+
+    place: tuple[int, int]
+    latents: int
+    start: tuple[int, int]
+    side: int
+
+    @classmethod
+    def draw(cls, patch: int, side: int, generator: torch.Generator) -> "Square":
+        """`side` latents' worth of pixels of a patch of `patch` latents, anywhere in it."""
+        latents = min(side + 1, patch)
+        top, left = torch.randint(patch - latents + 1, (2,), generator=generator).tolist()
+        row, col = torch.randint(STRIDE * (latents - side) or 1, (2,), generator=generator).tolist()
+        return cls((top, left), latents, (row, col), STRIDE * side)
+
+    def cut(self, pixels: Tensor) -> Tensor:
+        """The compared pixels (n,3,side,side) of those of the latents."""
+        rows, cols = (slice(start, start + self.side) for start in self.start)
+        return pixels[..., rows, cols].contiguous(memory_format=torch.channels_last)
 
 
 def grid_energy(residual: Tensor, period: int) -> Tensor:
@@ -50,10 +85,9 @@ class DecodingDenoiser(nn.Module):
         super().__init__()
         self.patch_dit, self.encoder, self.autoencoder, self.restorer = patch_dit, encoder, autoencoder, restorer
 
-    def predict(self, x_t: Tensor, t: Tensor, coarse: Tensor, log_error: Tensor, prompt: Any) -> Tensor:
-        """x0 of each sample."""
-        texture = None if prompt is None else self.patch_dit.texture_cache(self.encoder(*prompt))
-        return self.patch_dit(x_t, t, coarse, log_error, texture)
+    def texture(self, prompt: Any) -> TextureCache | None:
+        """What Patch-DiT reads of retrieved textures and their similarities."""
+        return None if prompt is None else self.patch_dit.texture_cache(self.encoder(*prompt))
 
     def forward(
         self, x_t: Tensor, t: Tensor, coarse: Tensor, log_error: Tensor, prompt: Any, place: tuple[int, int], side: int
@@ -62,7 +96,7 @@ class DecodingDenoiser(nn.Module):
         denoised = (t >= 0).nonzero().squeeze(1)
         x0 = coarse
         if len(denoised):
-            chosen = None if prompt is None else [p[denoised] for p in prompt]
+            texture = self.texture(None if prompt is None else [p[denoised] for p in prompt])
             args = (v[denoised] for v in (x_t, t, coarse, log_error))
-            x0 = coarse.index_copy(0, denoised, self.predict(*args, prompt=chosen))
+            x0 = coarse.index_copy(0, denoised, self.patch_dit(*args, texture=texture))
         return x0, decode_square(self.autoencoder, x0, place, side)

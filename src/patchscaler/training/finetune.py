@@ -28,12 +28,12 @@ from patchscaler.errors import ConfigError
 from patchscaler.features.lpips import load_lpips
 from patchscaler.imaging.fidelity import psnr_y
 from patchscaler.models.autoencoder import STRIDE, DctAutoencoder
-from patchscaler.models.patch_dit import PatchDiT
+from patchscaler.models.patch_dit import PatchDiT, TextureCache
 from patchscaler.models.restorer import ConvRestorer, confidence_from, restoration_loss
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
-from patchscaler.training.adversarial import FeatureDiscriminator, discriminator_loss, generator_loss
+from patchscaler.training.adversarial import Adversary, FeatureDiscriminator
 from patchscaler.training.common import load_frozen, sheet
-from patchscaler.training.decoding import DecodingDenoiser, grid_energy, pixel_square
+from patchscaler.training.decoding import DecodingDenoiser, Square, grid_energy, pixel_square, squares_at
 from patchscaler.training.latents import CacheSettings, LatentCache, PatchDataset
 from patchscaler.training.sampling import Sampler
 from patchscaler.training.settings import RunSettings
@@ -47,7 +47,8 @@ class FinetuneSettings:
                        loss, LPIPS (alex) only judges
     plans              steps of the groups simple, medium, hard, drawn at random sample by sample
     uniform_share      share of samples noised at a uniform time, half of them from between x0 and y0
-    side               latents of a patch, along each side, that are decoded and compared
+    side               latents of a patch, along each side, whose pixels are compared; one more is decoded, if there is
+                       one, so that the compared pixels begin anywhere
     restorer_weight    of Eq. 1; 0: the restorer stays as it is, and its latents of `cache` are used
     uncertainty_weight lambda of Eq. 1
     grid_weight        of `grid_energy`, against patterns that repeat from token to token
@@ -81,6 +82,7 @@ class FinetuneSettings:
     grid_weight: float = 0.0
     adversarial_after: int = 200
     discriminator_rate: float = 2e-4
+    discriminator_width: int = 48
     validation_steps: list[int] = field(default_factory=lambda: [1, 2, 3])
     validation_count: int = 18
 
@@ -93,6 +95,7 @@ class FinetuneTask:
         self.judge = load_lpips("alex", settings.features)
         self.alphas = torch.cat([make_scheduler().alphas_cumprod, torch.ones(1)])  # time -1: the clean latent
         self.plans = [GroupConfig(steps=tuple(steps)) for steps in settings.plans]
+        self.times = [plan(config, TRAIN_STEPS).times.tolist() for config in self.plans]
         torch.manual_seed(settings.run.seed)
         restorer = load_frozen(ConvRestorer, settings.restorer).to(memory_format=torch.channels_last)
         self.network = DecodingDenoiser(
@@ -115,12 +118,13 @@ class FinetuneTask:
         self.patch = int(self.network.patch_dit.config["sample_size"])
         if not 1 <= settings.side <= self.patch:
             raise ConfigError(f"side {settings.side} must lie in 1..{self.patch}, the patch")
-        self.discriminator = FeatureDiscriminator(self.lpips.trunk.widths[:4])
-        self.discriminator_optimizer = torch.optim.AdamW(
-            self.discriminator.parameters(), lr=settings.discriminator_rate, betas=(0.0, 0.99), weight_decay=0.0
+        self.adversary = Adversary(
+            FeatureDiscriminator(self.lpips.trunk.widths[:4], settings.discriminator_width),
+            settings.discriminator_rate,
+            settings.adversarial_after,
         )
-        self.seen = Seen()
-        self.checkpointed = [self.discriminator, self.discriminator_optimizer, self.seen]
+        self.checkpointed = self.adversary.checkpointed
+        self.frozen = [self.lpips, self.judge, restorer, self.sampler.classifier, self.sampler.memory]
         self._pairs: list[dict[str, Tensor]] | None = None
 
     def dataset(self) -> Dataset:
@@ -145,15 +149,16 @@ class FinetuneTask:
                 prompt = self.sampler.prompt(coarse.detach())
         with torch.no_grad():
             x_t, t = self._states(hr, coarse, batch["log_error"], prompt, generator)
-        top, left = torch.randint(self.patch - settings.side + 1, (2,), generator=generator).tolist()
-        x0, decoded = network(x_t, t, coarse, batch["log_error"], prompt, (top, left), settings.side)
-        truth = pixel_square(pixels, (top, left), settings.side).contiguous(memory_format=torch.channels_last)
+        square = Square.draw(self.patch, settings.side, generator)
+        x0, decoded = network(x_t, t, coarse, batch["log_error"], prompt, square.place, square.latents)
+        decoded = square.cut(decoded)
+        truth = square.cut(pixel_square(pixels, square.place, square.latents))
         latent, pixel = (x0 - hr).square().mean(), (decoded - truth).abs().mean()
         with torch.no_grad():
             wanted = self.lpips.features(truth)
         got = self.lpips.features(decoded)
         perceptual = self.lpips.distance(self.lpips.unit(got), self.lpips.unit(wanted)).mean()
-        adversarial, figures = self._adversarial(got[:4], wanted[:4])
+        adversarial, figures = self.adversary(got[:4], wanted[:4]) if settings.adversarial_weight else (0.0, {})
         grid = grid_energy(decoded - truth, STRIDE * int(self.network.patch_dit.config["patch_size"]))
         loss = (
             settings.latent_weight * latent
@@ -181,41 +186,17 @@ class FinetuneTask:
         log_error = restored.log_error.detach()
         difficulty = F.avg_pool2d(log_error, self.patch, stride=1).squeeze(1)
         count, rows, cols = difficulty.shape
-        found: dict[str, list[Tensor]] = {"coarse": [], "log_error": [], "pixels": []}
-        for sample in range(count):
-            top, left = (torch.randint(n, (2,), generator=generator).tolist() for n in (rows, cols))
-            harder = int(difficulty[sample, top[1], left[1]] > difficulty[sample, top[0], left[0]])
-            chosen = harder if float(torch.rand((), generator=generator)) < settings.hard_share else 0
-            place = top[chosen], left[chosen]
-            r, c = (slice(start, start + self.patch) for start in place)
-            found["coarse"].append(restored.latents[sample, :, r, c])
-            found["log_error"].append(log_error[sample, :, r, c])
-            found["pixels"].append(pixel_square(batch["hr"][sample], place, self.patch))
-        return {name: torch.stack(parts) for name, parts in found.items()}, equation
-
-    def _adversarial(self, got: list[Tensor], wanted: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """One step of the discriminator, then what it says of the decoded pictures."""
-        if not self.settings.adversarial_weight:
-            return got[0].new_zeros(()), {}
-        loss = discriminator_loss(self.discriminator(wanted), self.discriminator([f.detach() for f in got]))
-        self.discriminator_optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self._average_gradients()
-        self.discriminator_optimizer.step()
-        self.seen.steps += 1
-        self.discriminator.requires_grad_(False)
-        adversarial = generator_loss(self.discriminator(got))
-        self.discriminator.requires_grad_(True)
-        listened = float(self.seen.steps > self.settings.adversarial_after)
-        return listened * adversarial, {"discriminator": loss.detach(), "adversarial": adversarial.detach()}
-
-    def _average_gradients(self) -> None:
-        """The loop averages the network's gradients over processes; the discriminator's are ours."""
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            for parameter in self.discriminator.parameters():
-                assert parameter.grad is not None
-                torch.distributed.all_reduce(parameter.grad)
-                parameter.grad /= torch.distributed.get_world_size()
+        # Two places of each sample; the harder one, or the first.
+        tops, lefts = (torch.randint(n, (count, 2), generator=generator).to(difficulty.device) for n in (rows, cols))
+        prefers = (torch.rand(count, generator=generator) < settings.hard_share).to(difficulty.device)
+        samples = torch.arange(count, device=difficulty.device)
+        chosen = difficulty[samples[:, None], tops, lefts].argmax(dim=1) * prefers
+        top, left = tops[samples, chosen], lefts[samples, chosen]
+        return {
+            "coarse": squares_at(restored.latents, top, left, self.patch),
+            "log_error": squares_at(log_error, top, left, self.patch),
+            "pixels": squares_at(batch["hr"], STRIDE * top, STRIDE * left, STRIDE * self.patch),
+        }, equation
 
     def _states(
         self, hr: Tensor, coarse: Tensor, log_error: Tensor, prompt: Any, generator: torch.Generator
@@ -225,21 +206,22 @@ class FinetuneTask:
         noise = torch.randn(hr.shape, generator=generator).to(hr.device)
         alphas = self.alphas.to(hr.device)[:, None, None, None]
         groups = assign_groups(confidence_from(log_error, self.sampler.restorer.eta).mean(dim=(1, 2, 3)))
-        tables = [plan(config, TRAIN_STEPS) for config in self.plans]
-        drawn = torch.randint(len(tables), (count,), generator=generator).tolist()
-        left = [int(tables[p].steps[g]) for p, g in zip(drawn, groups.tolist(), strict=True)]  # steps still to go
+        members = groups.tolist()
+        drawn = torch.randint(len(self.plans), (count,), generator=generator).tolist()
+        left = [self.plans[p].steps[g] for p, g in zip(drawn, members, strict=True)]  # steps still to go
         luck = torch.rand(count, generator=generator).tolist()
         target = [1 + int(u * n) if n else 0 for u, n in zip(luck, left, strict=True)]  # the step that learns
 
         def times(steps: list[int]) -> Tensor:
-            values = [int(tables[p].times[g, k]) for p, g, k in zip(drawn, groups.tolist(), steps, strict=True)]
+            values = [self.times[p][g][k] for p, g, k in zip(drawn, members, steps, strict=True)]
             return torch.tensor(values, device=hr.device)
 
+        texture = self.network.texture(prompt)
         t = times(left)
         x_t = alphas[t].sqrt() * coarse + (1 - alphas[t]).sqrt() * noise  # Eq. 6
         while active := [i for i in range(count) if left[i] > target[i]]:
-            chosen = None if prompt is None else [p[active] for p in prompt]
-            x0 = self.network.predict(x_t[active], t[active], coarse[active], log_error[active], chosen)
+            chosen = None if texture is None else TextureCache(texture.keys[active], texture.values[active])
+            x0 = self.network.patch_dit(x_t[active], t[active], coarse[active], log_error[active], chosen)
             left = [n - (n > k) for n, k in zip(left, target, strict=True)]
             after = times(left)
             x_t[active] = ddim_step(x_t[active], x0, alphas[t[active]], alphas[after[active]], "sample")  # Eq. 7
@@ -282,16 +264,3 @@ class FinetuneTask:
         self.network.autoencoder.save_pretrained(folder / "autoencoder")
         if self.network.restorer is not None:
             self.network.restorer.save_pretrained(folder / "restorer")
-
-
-@dataclass
-class Seen:
-    """Batches that the discriminator has seen."""
-
-    steps: int = 0
-
-    def state_dict(self) -> dict[str, int]:
-        return {"steps": self.steps}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        self.steps = int(state["steps"])

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from patchscaler.training.common import one_thread
+from patchscaler.training.log import Log
 from patchscaler.training.settings import RunSettings, as_dict, check_settings
 
 
@@ -32,8 +33,8 @@ class Task(Protocol):
     """What a part brings to the loop.
 
     A task with more state than the trained parameters (a discriminator and its optimiser, say) lists it, as objects
-    with `state_dict` and `load_state_dict`, in an attribute `checkpointed`; its frozen networks, which go to the device
-    of the training, in `frozen`. `skips` says that some steps leave some parameters out.
+    with `state_dict` and `load_state_dict`, in an attribute `checkpointed`; its frozen networks in `frozen`. All
+    networks go to the device of the training. `skips` says that some steps leave some parameters out.
     """
 
     network: nn.Module  # the trained parameters, all of them and no others
@@ -100,7 +101,7 @@ def train(task: Task, run: RunSettings, settings: Any, dry_run: bool = False) ->
         mixed_precision="no" if run.precision == "fp32" else run.precision,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=getattr(task, "skips", False))],
         project_config=ProjectConfiguration(project_dir=run.folder),
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=False),
+        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=False, non_blocking=True),
     )
     count = sum(p.numel() for p in task.network.parameters() if p.requires_grad)
     if dry_run:
@@ -118,8 +119,12 @@ def train(task: Task, run: RunSettings, settings: Any, dry_run: bool = False) ->
         betas=run.betas,
     )
     progress = Progress()
-    ema = EMAModel(task.network.parameters(), decay=run.ema_decay, use_ema_warmup=True, power=0.75)
+    ema = EMAModel(task.network.parameters(), decay=run.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
+    with accelerator.local_main_process_first():  # one process of each machine builds caches, the others find them
+        dataset = task.dataset()
     network, optimizer = accelerator.prepare(task.network, optimizer)
+    _to_device(task, accelerator.device)
+    torch.backends.cudnn.benchmark = True  # a run's shapes hardly change
     accelerator.register_for_checkpointing(progress, ema, *getattr(task, "checkpointed", ()))
     checkpoint = folder / "checkpoint"
     if accelerator.is_main_process:
@@ -133,17 +138,13 @@ def train(task: Task, run: RunSettings, settings: Any, dry_run: bool = False) ->
 
     forward: Any = torch.compile(network) if run.compile else network
     per_step = run.batch_size * accelerator.num_processes
-    with accelerator.local_main_process_first():  # one process of each machine builds caches, the others find them
-        dataset = task.dataset()
-    for part in getattr(task, "frozen", ()):
-        part.to(accelerator.device)
     loader = accelerator.prepare(_loader(dataset, run, progress.step * per_step, run.steps * per_step))
     started = last_checkpoint = time.monotonic()
     before = progress.seconds
     figures: dict[str, float] = {}
     if progress.step >= run.steps:  # nothing left to do, but the record still needs its figures
         figures = _validate(task, ema, folder, progress, log, accelerator)
-    sums: dict[str, Tensor] = {}
+    sums: dict[str, Any] = {}
     summed = 0
     for batch in loader:
         for group in optimizer.param_groups:
@@ -164,7 +165,7 @@ def train(task: Task, run: RunSettings, settings: Any, dry_run: bool = False) ->
         progress.step += 1
         progress.seconds = before + time.monotonic() - started
         for name, value in {"loss": loss.detach(), "gradient_norm": norm, **logged}.items():
-            sums[name] = sums.get(name, torch.zeros(())) + value.float().cpu()
+            sums[name] = sums.get(name, 0.0) + value.detach().float()  # stays on the device: reading it would wait
         summed += 1  # after a resume fewer than log_every
         if progress.step % run.log_every == 0:
             means = {k: round(float(v) / summed, 5) for k, v in sums.items()}
@@ -179,17 +180,33 @@ def train(task: Task, run: RunSettings, settings: Any, dry_run: bool = False) ->
             figures = _validate(task, ema, folder, progress, log, accelerator)
         if last or out_of_time or due:
             _save_checkpoint(accelerator, checkpoint)
+            if accelerator.is_main_process:
+                _export(task, ema, folder, progress, figures, settings)
             last_checkpoint = time.monotonic()
         if out_of_time:
             break
     if accelerator.is_main_process:
-        with averaged(ema, task.network):
-            task.export(folder / "weights")
-        hours = round(progress.seconds / 3600, 3)
-        record = {"steps": progress.step, "hours": hours, "figures": figures, "settings": as_dict(settings)}
-        (folder / "weights" / "training.json").write_text(json.dumps(record, indent=2))
+        _export(task, ema, folder, progress, figures, settings)
     accelerator.end_training()
     return figures
+
+
+def _to_device(task: Task, device: torch.device) -> None:
+    """All networks of a task but the trained one: frozen ones, and what it trains by itself."""
+    for part in (*getattr(task, "frozen", ()), *getattr(task, "checkpointed", ())):
+        if isinstance(part, nn.Module):
+            part.to(device)
+
+
+def _export(
+    task: Task, ema: EMAModel, folder: Path, progress: Progress, figures: dict[str, float], settings: Any
+) -> None:
+    """The EMA weights as inference loads them, and what they are."""
+    with averaged(ema, task.network):
+        task.export(folder / "weights")
+    hours = round(progress.seconds / 3600, 3)
+    record = {"steps": progress.step, "hours": hours, "figures": figures, "settings": as_dict(settings)}
+    (folder / "weights" / "training.json").write_text(json.dumps(record, indent=2))
 
 
 @contextlib.contextmanager
@@ -205,20 +222,6 @@ def averaged(ema: EMAModel, network: nn.Module) -> Iterator[None]:
         network.train()
 
 
-class Log:
-    """One JSON object a line, appended; and a short line on standard output."""
-
-    def __init__(self, path: Path, active: bool) -> None:
-        self.path, self.active = path, active
-
-    def write(self, **entry: Any) -> None:
-        if self.active:
-            line = json.dumps({"time": time.strftime("%Y-%m-%dT%H:%M:%S"), **entry})
-            with open(self.path, "a") as stream:
-                stream.write(line + "\n")
-            print(line, flush=True)
-
-
 def _loader(dataset: Dataset, run: RunSettings, first: int, last: int) -> DataLoader:
     return DataLoader(
         dataset,
@@ -229,6 +232,7 @@ def _loader(dataset: Dataset, run: RunSettings, first: int, last: int) -> DataLo
         persistent_workers=run.workers > 0,
         prefetch_factor=4 if run.workers else None,
         drop_last=True,
+        pin_memory=torch.cuda.is_available(),
     )
 
 
@@ -288,8 +292,8 @@ def _dry_run(task: Task, run: RunSettings, accelerator: Accelerator, count: int)
     """One batch forward and backward: nothing is written."""
     batch = next(iter(_loader(task.dataset(), dataclasses.replace(run, workers=0), 0, run.batch_size)))
     started = time.monotonic()
-    for part in (task.network, *getattr(task, "frozen", ())):
-        part.to(accelerator.device)
+    task.network.to(accelerator.device)
+    _to_device(task, accelerator.device)
     batch = torch.utils._pytree.tree_map(lambda x: x.to(accelerator.device) if isinstance(x, Tensor) else x, batch)
     with accelerator.autocast():
         loss, _ = task.loss(task.network, batch, torch.Generator().manual_seed(run.seed))
