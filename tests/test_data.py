@@ -185,6 +185,22 @@ def test_kinds_get_their_share_of_crops(tmp_path: Path) -> None:
     assert (np.abs(seen - expected) < 4 * np.sqrt(expected * (1 - expected) / count)).all()
 
 
+def test_pictures_of_a_kind_and_licence_can_be_left_out(tmp_path: Path) -> None:
+    rows = {"0.png": ("photo", "CC0"), "1.png": ("photo", "MIT"), "2.png": ("text", "CC0"), "3.png": ("art", "CC0")}
+    for name in rows:
+        save(tmp_path / "in" / name, 20, 20)
+    save(tmp_path / "in" / "unlisted.png", 20, 20)
+    table = "\n".join(",".join((name, *row)) for name, row in rows.items())
+    (tmp_path / "kinds.csv").write_text(f"file,kind,licence\n{table}\n")
+    pictures = PictureSet(str(tmp_path / "in"), str(tmp_path / "cache"), 16, str(tmp_path / "kinds.csv"))
+    without = {"kind": ["photo", "art"], "licence": ["CC0"]}
+    pool = PicturePool(dataclasses.replace(pictures, without=without))
+    assert [row["file"] for row in pool.table] == ["1.png", "2.png", "unlisted.png"]
+    assert pool.identity != PicturePool(pictures).identity
+    with pytest.raises(DataError, match="no column 'source'; it needs file, kind, source"):
+        PicturePool(dataclasses.replace(pictures, without={"source": ["web"]}))
+
+
 def test_a_manifest_that_does_not_fit_is_named(tmp_path: Path) -> None:
     save(tmp_path / "in" / "0.png", 20, 20)
     pictures = PictureSet(str(tmp_path / "in"), str(tmp_path / "cache"), 16)

@@ -10,6 +10,7 @@ from PIL import Image
 
 from patchscaler import PatchScalerPipeline
 from patchscaler.diffusion.schedule import alphas_from, make_scheduler
+from patchscaler.inference import parts
 from patchscaler.inference.parts import default_dtype, load_parts
 
 COMMAND = """
@@ -60,3 +61,22 @@ def test_every_tensor_has_the_asked_precision(tiny_model: Path, dtype: torch.dty
     parts = load_parts(tiny_model, dtype)
     for part in (parts.restorer, parts.patch_dit, parts.texture_memory):
         assert all(t.dtype == dtype for t in part.state_dict().values() if t.is_floating_point())
+
+
+@pytest.mark.parametrize(
+    ("amx", "avx512", "processor", "fast"),
+    [
+        (True, True, "vendor_id : GenuineIntel", True),
+        (False, True, "vendor_id : GenuineIntel", False),
+        (False, True, "vendor_id : AuthenticAMD", True),
+        (False, False, "vendor_id : AuthenticAMD", False),
+    ],
+)
+def test_bfloat16_is_chosen_where_it_is_the_faster(
+    monkeypatch: pytest.MonkeyPatch, amx: bool, avx512: bool, processor: str, fast: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
+    monkeypatch.setattr(parts, "_processor", lambda: processor)
+    monkeypatch.setattr(parts, "fast_bfloat16", parts.fast_bfloat16.__wrapped__)
+    assert parts.default_dtype("cpu") is (torch.bfloat16 if fast else torch.float32)

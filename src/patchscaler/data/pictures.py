@@ -37,6 +37,7 @@ class PictureSet:
     min_side     smaller pictures are left out
     manifest     optional CSV with columns `file` and `kind`
     kind_weights share of crops per kind, with a manifest; kinds not named get weight `other_weight`
+    without      columns of the manifest and their values: pictures that have one in each of these columns are left out
     """
 
     folder: str
@@ -44,6 +45,7 @@ class PictureSet:
     min_side: int = 256
     manifest: str | None = None
     kind_weights: dict[str, float] = field(default_factory=dict)
+    without: dict[str, list[str]] = field(default_factory=dict)
     other_weight: float = 0.05
     decode: bool = True
 
@@ -69,14 +71,18 @@ class PicturePool:
                 f"{self._root}: no picture has both sides of at least min_side = {pictures.min_side} pixels"
             )
         self._weights = self._picture_weights(pictures)
-        drawn = self._weights.tobytes() + json.dumps([self._data_path.name, pictures.min_side]).encode()
+        drawn = (
+            self._weights.tobytes() + json.dumps([self._data_path.name, pictures.min_side, pictures.without]).encode()
+        )
         self.identity = hashlib.sha256(drawn).hexdigest()
 
     def _picture_weights(self, pictures: PictureSet) -> np.ndarray:
         if pictures.manifest is None:
             weights = np.ones(len(self.table))
         else:
-            kinds = _read_manifest(Path(pictures.manifest))
+            rows = _read_manifest(Path(pictures.manifest), ("kind", *pictures.without))
+            kinds = {file: row["kind"] for file, row in rows.items() if not _left_out(row, pictures.without)}
+            self.table = [row for row in self.table if row["file"] in kinds or row["file"] not in rows]
             of_picture = [kinds.get(row["file"], "") for row in self.table]
             counts = {kind: of_picture.count(kind) for kind in set(of_picture)}
             weights = np.array([pictures.kind_weights.get(k, pictures.other_weight) / counts[k] for k in of_picture])
@@ -141,15 +147,20 @@ def read_rgb(path: Path, source: Any = None) -> np.ndarray:
         raise DataError(f"{path}: can't be read as a picture ({error}); remove it from the folder") from error
 
 
-def _read_manifest(path: Path) -> dict[str, str]:
-    """Kind of each file. Raises DataError."""
+def _read_manifest(path: Path, columns: tuple[str, ...]) -> dict[str, dict[str, str]]:
+    """These columns for each file. Raises DataError."""
     try:
         with open(path, newline="") as stream:
-            return {row["file"]: row["kind"] for row in csv.DictReader(stream)}
+            return {row["file"]: {column: row[column] for column in columns} for row in csv.DictReader(stream)}
     except OSError as error:
         raise DataError(f"{path}: can't read the manifest ({error.strerror})") from error
     except KeyError as error:
-        raise DataError(f"{path}: the manifest has no column {error}; it needs file and kind") from error
+        needed = ", ".join(("file", *columns))
+        raise DataError(f"{path}: the manifest has no column {error}; it needs {needed}") from error
+
+
+def _left_out(row: dict[str, str], without: dict[str, list[str]]) -> bool:
+    return bool(without) and all(row[column] in values for column, values in without.items())
 
 
 def is_decoded(pictures: PictureSet) -> bool:

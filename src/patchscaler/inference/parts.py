@@ -1,5 +1,7 @@
 """The networks of one model together, and the two stages that need several of them: restore and prompt."""
 
+import functools
+import platform
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,11 +129,29 @@ def unpack(packed: dict[str, Any], device: str) -> Parts:
 
 
 def default_dtype(device: str) -> torch.dtype:
-    """bfloat16 where matrix products in it are native, float32 elsewhere: emulated bfloat16 is slower than float32."""
+    """bfloat16 where matrix products in it are faster, float32 elsewhere: emulated bfloat16 is slower than float32."""
     if device.startswith("cuda"):
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-    return torch.bfloat16 if device == "cpu" and native else torch.float32
+    return torch.bfloat16 if device == "cpu" and fast_bfloat16() else torch.float32
+
+
+@functools.cache
+def fast_bfloat16() -> bool:
+    """Whether this processor multiplies bfloat16 faster than float32.
+
+    AMX does, and AVX512-BF16 on AMD's. Intel's do AVX512-BF16 on one port where two do float32: without AMX (virtual
+    machines often hide it) convolutions of 64 channels reach 125 GFLOP/s on two cores in bfloat16 and 197 in float32.
+    """
+    amx, avx512 = (getattr(torch.cpu, f"_is_{name}_supported", lambda: False)() for name in ("amx_tile", "avx512_bf16"))
+    return amx or (avx512 and "GenuineIntel" not in _processor())
+
+
+def _processor() -> str:
+    """What the system says of its processors."""
+    try:
+        return Path("/proc/cpuinfo").read_text(errors="replace")
+    except OSError:
+        return platform.processor()
 
 
 def part_class(folder: Path, name: str, classes: tuple[type[ModelMixin], ...]) -> type[ModelMixin] | None:

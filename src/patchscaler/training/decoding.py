@@ -29,6 +29,11 @@ def pixel_square(pixels: Tensor, place: tuple[int, int], side: int) -> Tensor:
     return pixels[..., rows, cols]
 
 
+def is_of_texture(parameter: str) -> bool:
+    """Whether a parameter of DecodingDenoiser, by its name, has to do with the texture prompt alone."""
+    return parameter.startswith("encoder.") or ".texture_" in parameter
+
+
 def squares_at(planes: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
     """Of each sample of (n,c,H,W) the square (c,side,side) at its own top (n,) and left (n,)."""
     count, channels = planes.shape[:2]

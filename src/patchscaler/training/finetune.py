@@ -33,7 +33,7 @@ from patchscaler.models.restorer import ConvRestorer, confidence_from, restorati
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
 from patchscaler.training.adversarial import Adversary, FeatureDiscriminator
 from patchscaler.training.common import load_frozen, sheet
-from patchscaler.training.decoding import DecodingDenoiser, Square, grid_energy, pixel_square, squares_at
+from patchscaler.training.decoding import DecodingDenoiser, Square, grid_energy, is_of_texture, pixel_square, squares_at
 from patchscaler.training.latents import CacheSettings, LatentCache, PatchDataset
 from patchscaler.training.sampling import Sampler
 from patchscaler.training.settings import RunSettings
@@ -45,6 +45,7 @@ class FinetuneSettings:
 
     features           folder of the convolutions of VGG16 and AlexNet; None: where they are installed. LPIPS (vgg) is a
                        loss, LPIPS (alex) only judges
+    trained            "everything", or "texture": the texture encoder and the cross-attention to its tokens alone
     plans              steps of the groups simple, medium, hard, drawn at random sample by sample
     uniform_share      share of samples noised at a uniform time, half of them from between x0 and y0
     side               latents of a patch, along each side, whose pixels are compared; one more is decoded, if there is
@@ -68,6 +69,7 @@ class FinetuneSettings:
     features: str | None = None
     pairs: PairSettings = field(default_factory=lambda: PairSettings(crop=256))
     cache: CacheSettings = field(default_factory=CacheSettings)
+    trained: str = "everything"
     hard_share: float = 0.5
     plans: list[list[int]] = field(default_factory=lambda: [[0, 1, 1], [1, 1, 1], [1, 2, 3], [2, 3, 4]])
     uniform_share: float = 0.2
@@ -90,6 +92,8 @@ class FinetuneSettings:
 class FinetuneTask:
     def __init__(self, settings: FinetuneSettings) -> None:
         self.settings = settings
+        if settings.trained not in ("everything", "texture"):
+            raise ConfigError(f'trained "{settings.trained}": choose everything or texture')
         picture_files(Path(settings.validation))  # a missing folder fails now, not at the first validation
         self.lpips = load_lpips("vgg", settings.features).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.judge = load_lpips("alex", settings.features)
@@ -104,7 +108,9 @@ class FinetuneTask:
             load_frozen(DctAutoencoder, settings.autoencoder).to(memory_format=torch.channels_last),
             restorer if settings.restorer_weight else None,
         )
-        self.network.requires_grad_(True).train()
+        self.network.train()
+        for name, parameter in self.network.named_parameters():
+            parameter.requires_grad_(settings.trained == "everything" or is_of_texture(name))
         self.sampler = Sampler(
             restorer,
             load_frozen(TextureClassifier, settings.classifier),
