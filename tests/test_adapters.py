@@ -148,8 +148,10 @@ def test_the_x4_upscaler_is_the_pipelines_own(x4: Any, guidance: float, level: i
 
 
 @pytest.mark.parametrize("scheduler", ["DDIMScheduler", "DPMSolverMultistepScheduler"])
-def test_latent_diffusion_is_the_pipelines_own(ldm: Any, scheduler: str) -> None:
+def test_latent_diffusion_is_the_pipelines_own(ldm: Any, scheduler: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe, coarse = _with_scheduler(ldm, scheduler), coarse_of()
+    # Without its codebook: where two codes are as near, the last bit decides, and that depends on the processor.
+    monkeypatch.setattr(pipe.vqvae.quantize, "forward", lambda latents: (latents, None, (None, None, None)))
     ours = ldm_upscale.upscale(pipe, coarse, plain())
     theirs = pipe(2 * coarse.low - 1, num_inference_steps=STEPS, generator=draw(), output_type="pt").images
     torch.testing.assert_close(ours.pixels, theirs, **CLOSE)
