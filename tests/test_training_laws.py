@@ -9,7 +9,8 @@ from patchscaler.models.autoencoder import STRIDE
 from patchscaler.training import loop
 from patchscaler.training.adversarial import FeatureDiscriminator
 from patchscaler.training.common import sheet
-from patchscaler.training.decoding import Square, grid_energy, pixel_square, squares_at
+from patchscaler.training.decoding import Square, grid_energy, pixel_square
+from patchscaler.training.latents import squares_at
 from patchscaler.training.settings import RunSettings, build
 
 law = settings(deadline=None, max_examples=50)

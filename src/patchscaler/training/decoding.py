@@ -34,15 +34,6 @@ def is_of_texture(parameter: str) -> bool:
     return parameter.startswith("encoder.") or ".texture_" in parameter
 
 
-def squares_at(planes: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
-    """Of each sample of (n,c,H,W) the square (c,side,side) at its own top (n,) and left (n,)."""
-    count, channels = planes.shape[:2]
-    along = torch.arange(side, device=planes.device)
-    samples = torch.arange(count, device=planes.device)[:, None, None, None]
-    channel = torch.arange(channels, device=planes.device)[None, :, None, None]
-    return planes[samples, channel, (top[:, None] + along)[:, None, :, None], (left[:, None] + along)[:, None, None]]
-
-
 class Square(NamedTuple):
     """The part of a patch that is compared: latents [place, place + latents), and of their pixels those from `start`.
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -33,8 +32,8 @@ from patchscaler.models.restorer import ConvRestorer, confidence_from, restorati
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
 from patchscaler.training.adversarial import Adversary, FeatureDiscriminator
 from patchscaler.training.common import load_frozen, sheet
-from patchscaler.training.decoding import DecodingDenoiser, Square, grid_energy, is_of_texture, pixel_square, squares_at
-from patchscaler.training.latents import CacheSettings, LatentCache, PatchDataset
+from patchscaler.training.decoding import DecodingDenoiser, Square, grid_energy, is_of_texture, pixel_square
+from patchscaler.training.latents import CacheSettings, LatentCache, PatchDataset, random_patches
 from patchscaler.training.sampling import Sampler
 from patchscaler.training.settings import RunSettings
 
@@ -190,19 +189,7 @@ class FinetuneTask:
         truth = self.network.autoencoder.encode(batch["hr"])
         equation, _ = restoration_loss(restored, truth, restorer.eta, settings.uncertainty_weight)
         log_error = restored.log_error.detach()
-        difficulty = F.avg_pool2d(log_error, self.patch, stride=1).squeeze(1)
-        count, rows, cols = difficulty.shape
-        # Two places of each sample; the harder one, or the first.
-        tops, lefts = (torch.randint(n, (count, 2), generator=generator).to(difficulty.device) for n in (rows, cols))
-        prefers = (torch.rand(count, generator=generator) < settings.hard_share).to(difficulty.device)
-        samples = torch.arange(count, device=difficulty.device)
-        chosen = difficulty[samples[:, None], tops, lefts].argmax(dim=1) * prefers
-        top, left = tops[samples, chosen], lefts[samples, chosen]
-        return {
-            "coarse": squares_at(restored.latents, top, left, self.patch),
-            "log_error": squares_at(log_error, top, left, self.patch),
-            "pixels": squares_at(batch["hr"], STRIDE * top, STRIDE * left, STRIDE * self.patch),
-        }, equation
+        return random_patches(batch, restored.latents, log_error, self.patch, settings.hard_share, generator), equation
 
     def _states(
         self, hr: Tensor, coarse: Tensor, log_error: Tensor, prompt: Any, generator: torch.Generator

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -116,22 +117,26 @@ def random_patches(
     count, side = len(coarse), coarse.shape[-1]
     if side < patch:
         raise ConfigError(f"crops of {side} latents hold no patch of {patch}: set pairs.crop to {8 * patch}")
-    places = torch.randint(side - patch + 1, (2, count, 2), generator=generator).tolist()
+    top, left = torch.randint(side - patch + 1, (2, 2, count), generator=generator).to(coarse.device)
     hard = (torch.rand(count, generator=generator) < hard_share).to(coarse.device)
+    means = F.avg_pool2d(log_error, patch, stride=1).squeeze(1)
+    samples = torch.arange(count, device=coarse.device)
+    second = hard & (means[samples, top[1], left[1]] > means[samples, top[0], left[0]])
+    top, left = torch.where(second, top[1], top[0]), torch.where(second, left[1], left[0])
+    return {
+        "pixels": squares_at(batch["hr"], STRIDE * top, STRIDE * left, STRIDE * patch),
+        "coarse": squares_at(coarse, top, left, patch),
+        "log_error": squares_at(log_error, top, left, patch),
+    }
 
-    def both(values: Tensor, scale: int = 1) -> Tensor:
-        size = scale * patch
-        chosen = [
-            torch.stack([v[:, scale * t : scale * t + size, scale * w : scale * w + size] for v, (t, w) in pairs])
-            for pairs in (zip(values, own, strict=True) for own in places)
-        ]
-        return torch.stack(chosen)
 
-    errors = both(log_error)
-    means = errors.mean(dim=(2, 3, 4))
-    second = (hard & (means[1] > means[0]))[:, None, None, None]
-    candidates = {"pixels": both(batch["hr"], STRIDE), "coarse": both(coarse), "log_error": errors}
-    return {name: torch.where(second, pair[1], pair[0]) for name, pair in candidates.items()}
+def squares_at(planes: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
+    """Of each sample of (n,c,H,W) the square (c,side,side) at its own top (n,) and left (n,)."""
+    count, channels = planes.shape[:2]
+    along = torch.arange(side, device=planes.device)
+    samples = torch.arange(count, device=planes.device)[:, None, None, None]
+    channel = torch.arange(channels, device=planes.device)[None, :, None, None]
+    return planes[samples, channel, (top[:, None] + along)[:, None, :, None], (left[:, None] + along)[:, None, None]]
 
 
 class PatchDataset(Dataset):
