@@ -22,12 +22,14 @@ class Progress(NamedTuple):
 class Preview(NamedTuple):
     """The picture as it stands: the coarse one after "restore", then with the patches as far as they are refined.
 
-    draw         () -> (1,3,H,W) in [0,1], the enlarged picture; takes about as long as the stages "decode" and
-                 "colour", so the callback decides when it is worth it; within the callback
+    draw         draw() -> (1,3,H,W) in [0,1], the enlarged picture; takes about as long as the stages "decode" and
+                 "colour", so the callback decides when it is worth it. draw(side): no larger than needed for `side`
+                 pixels along its longer side, smaller by 2, 4 or 8: much faster (with an AutoencoderKL it is drawn
+                 whole). Within the callback
     groups       (rows,cols) int64, patch_boxes  (top,left,height,width): as in PatchScalerOutput
     """
 
-    draw: Callable[[], Tensor]
+    draw: Callable[..., Tensor]
     groups: Tensor
     patch_boxes: list[tuple[int, int, int, int]]
 

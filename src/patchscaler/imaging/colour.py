@@ -4,6 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+COLOUR_LEVELS = 5
 WAVELET_REACH = 31  # px: dilations 1 + 2 + 4 + 8 + 16; the halo a tile needs to get the whole picture's values
 
 
@@ -17,7 +18,7 @@ def rgb_to_y(pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 1 h w"]:
 
 
 def wavelet_colour_fix(
-    result: Float[Tensor, "n 3 h w"], reference: Float[Tensor, "n 3 h w"], levels: int = 5
+    result: Float[Tensor, "n 3 h w"], reference: Float[Tensor, "n 3 h w"], levels: int = COLOUR_LEVELS
 ) -> Float[Tensor, "n 3 h w"]:
     """High bands of `result` plus the low band of `reference`; both (N,3,H,W) float32 RGB in [0, 1], of one shape.
 

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
-from patchscaler.imaging.colour import WAVELET_REACH, wavelet_colour_fix
+from patchscaler.imaging.colour import COLOUR_LEVELS, WAVELET_REACH, wavelet_colour_fix
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.picture import Picture
-from patchscaler.imaging.resize import enlarge_rows
+from patchscaler.imaging.resize import enlarge_rows, resize_bicubic
 from patchscaler.imaging.tiles import PatchGrid, blend, raised_cosine_window, spans
 from patchscaler.inference.canvas import Canvas
 from patchscaler.inference.parts import SCALE, STRIDE, Parts
@@ -79,6 +80,17 @@ class Finisher:
                 self._colour(canvas, decoded, Span(STRIDE * band[0], STRIDE * band[1]), STRIDE * top)
             shelf.note(finished=number + 1)
             notify(Progress("colour", number + 1, len(self.bands)))
+
+    @torch.inference_mode()
+    def small(self, factor: int) -> Float[Tensor, "1 3 height width"]:
+        """The whole picture, smaller by `factor` (2, 4 or 8), of the low frequencies of its latents: no network runs.
+        DctAutoencoder only."""
+        latents = self._blend(0, self.size.height).to(self.parts.device)
+        decoded = self.parts.autoencoder.decode_small(latents, STRIDE // factor)
+        size = Size(*(-(-SCALE * side // factor) for side in self.pixels.shape[-2:]))
+        reference = resize_bicubic(self.pixels, size)
+        levels = COLOUR_LEVELS - int(math.log2(factor))
+        return wavelet_colour_fix(decoded[..., : size.height, : size.width], reference, levels).clamp_(0, 1)
 
     def _widened(self, top: int, bottom: int, halo: int) -> tuple[int, int]:
         return max(top - halo, 0), min(bottom + halo, self.size.height)

@@ -57,6 +57,23 @@ def dct_bases(luma: int, chroma: int, device: torch.device) -> tuple[Tensor, Ten
     return torch.stack(analysis).float().to(device), torch.stack(synthesis).float().to(device)
 
 
+@functools.lru_cache
+@torch.inference_mode(False)
+def small_synthesis(luma: int, chroma: int, side: int, device: torch.device) -> Tensor:
+    """Synthesis kernels (c,3,side,side) of blocks reduced to `side` pixels: their lowest frequencies, the others are 0.
+
+    So do decoders of JPEG files that draw a small picture without drawing the large one.
+    """
+    dct, ycbcr_to_rgb = _dct_matrix(side), torch.linalg.inv(_RGB_TO_YCBCR)
+    kernels: list[Tensor] = []
+    for plane, count in enumerate((luma, chroma, chroma)):
+        for i, j in _lowest_frequencies(count):
+            kept = i < side and j < side
+            wave = torch.outer(dct[i], dct[j]) if kept else torch.zeros(side, side, dtype=torch.float64)
+            kernels.append(ycbcr_to_rgb[:, plane][:, None, None] * wave * side / STRIDE)
+    return torch.stack(kernels).float().to(device)
+
+
 class ResidualBlock(nn.Module):
     """conv - leaky ReLU - conv, added to its input; no normalisation, so that tiles agree exactly. Starts as identity.
 
@@ -150,6 +167,13 @@ class DctAutoencoder(ModelMixin, ConfigMixin):
         mean, std = self._statistics(latents.device)
         with torch.autocast(latents.device.type, enabled=False):
             return F.conv_transpose2d(latents.float() * std + mean, synthesis, stride=STRIDE)
+
+    def decode_small(self, latents: Float[Tensor, "n c h w"], side: int) -> Float[Tensor, "n 3 height width"]:
+        """A picture of `side` (1, 2 or 4) instead of 8 pixels per latent, by the inverse DCT alone, float32."""
+        mean, std = self._statistics(latents.device)
+        synthesis = small_synthesis(self.config["luma"], self.config["chroma"], side, latents.device)
+        with torch.autocast(latents.device.type, enabled=False):
+            return F.conv_transpose2d(latents.float() * std + mean, synthesis, stride=side)
 
     @apply_forward_hook
     def decode(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 height width"]:

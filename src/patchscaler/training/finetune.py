@@ -10,6 +10,7 @@ gradients from a plan drawn at random, then the step that learns. A share is noi
 instead, so that many steps stay right.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,13 @@ from patchscaler.training.latents import CacheSettings, LatentCache, PatchDatase
 from patchscaler.training.sampling import Sampler
 from patchscaler.training.settings import RunSettings
 
+# Which parameters of DecodingDenoiser, by their names, each choice of `trained` changes.
+TRAINED: dict[str, Callable[[str], bool]] = {
+    "everything": lambda name: True,
+    "patch_dit": lambda name: name.startswith(("patch_dit.", "encoder.")),
+    "texture": is_of_texture,
+}
+
 
 @dataclass(frozen=True)
 class FinetuneSettings:
@@ -44,7 +52,8 @@ class FinetuneSettings:
 
     features           folder of the convolutions of VGG16 and AlexNet; None: where they are installed. LPIPS (vgg) is a
                        loss, LPIPS (alex) only judges
-    trained            "everything", or "texture": the texture encoder and the cross-attention to its tokens alone
+    trained            "everything"; "patch_dit": Patch-DiT and the texture encoder, between a restorer and a decoder
+                       that stay as they are; "texture": the texture encoder and the cross-attention to its tokens alone
     plans              steps of the groups simple, medium, hard, drawn at random sample by sample
     uniform_share      share of samples noised at a uniform time, half of them from between x0 and y0
     side               latents of a patch, along each side, whose pixels are compared; one more is decoded, if there is
@@ -91,8 +100,8 @@ class FinetuneSettings:
 class FinetuneTask:
     def __init__(self, settings: FinetuneSettings) -> None:
         self.settings = settings
-        if settings.trained not in ("everything", "texture"):
-            raise ConfigError(f'trained "{settings.trained}": choose everything or texture')
+        if settings.trained not in TRAINED:
+            raise ConfigError(f'trained "{settings.trained}": choose {", ".join(TRAINED)}')
         picture_files(Path(settings.validation))  # a missing folder fails now, not at the first validation
         self.lpips = load_lpips("vgg", settings.features).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.judge = load_lpips("alex", settings.features)
@@ -109,7 +118,7 @@ class FinetuneTask:
         )
         self.network.train()
         for name, parameter in self.network.named_parameters():
-            parameter.requires_grad_(settings.trained == "everything" or is_of_texture(name))
+            parameter.requires_grad_(TRAINED[settings.trained](name))
         self.sampler = Sampler(
             restorer,
             load_frozen(TextureClassifier, settings.classifier),

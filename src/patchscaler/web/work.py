@@ -53,7 +53,7 @@ class Worker:
             started = time.monotonic()
             if started < next_look:
                 return
-            save_preview(job, preview.draw(), picture, PREVIEW_SIDE)
+            save_preview(job, preview.draw(PREVIEW_SIDE), picture, PREVIEW_SIDE)
             ended = time.monotonic()
             next_look = ended + max(PREVIEW_PAUSE, PREVIEW_RATIO * (ended - started))
 
