@@ -94,6 +94,29 @@ def test_a_job_from_post_to_result(server: Server, tiny_model: Path, tmp_path: P
 FORMATS = [("png", "PNG", "RGBA"), ("jpg", "JPEG", "RGB"), ("webp", "WEBP", "RGBA"), ("tif", "TIFF", "L")]
 
 
+@pytest.mark.parametrize(("scale", "size"), [(1, (17, 24)), (2.5, (43, 60)), (4, (68, 96))])
+def test_any_size_up_to_four_times(
+    scale: float, size: tuple[int, int], server: Server, tiny_model: Path, tmp_path: Path, monkeypatch
+) -> None:
+    content = picture(3, 24, 17)
+    job = server.post(content, quality="fast", scale=scale).json()
+    assert (job["output"]["width"], job["output"]["height"]) == size
+    server.wait(job["id"])
+    answer = server.client.get(f"/api/jobs/{job['id']}/result", params={"save_as": "a"})
+    assert f'filename="a_x{scale:g}.png"' in answer.headers["content-disposition"]
+    own = ("--steps", FAST, "--scale", scale)
+    assert answer.content == by_command_line(monkeypatch, tmp_path, tiny_model, content, *own)
+    boxes = server.client.get(f"/api/jobs/{job['id']}/map").json()["boxes"]
+    assert max(top + height for top, _, height, _ in boxes) == size[1]
+    assert max(left + width for _, left, _, width in boxes) == size[0]
+
+
+@pytest.mark.parametrize("scale", [0.5, 4.01, "nan", "x2"])
+def test_other_sizes_are_refused(scale: float | str, server: Server) -> None:
+    answer = server.post(picture(3), scale=scale)
+    assert (answer.status_code, "scale" in answer.json()["detail"]) == (422, True)
+
+
 @pytest.mark.parametrize(("format", "kind", "mode"), FORMATS)
 def test_the_result_has_the_format_asked_for(server: Server, format: str, kind: str, mode: str) -> None:
     job = server.post(picture(2, mode=mode), quality="fast", format=format).json()["id"]

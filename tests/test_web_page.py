@@ -223,6 +223,21 @@ def test_the_coarse_picture_comes_first(open_page: OpenPage, tmp_path: Path) -> 
     assert any("left" in entry["time"] for entry in seen)
 
 
+def test_a_smaller_size_is_what_the_page_was_told(open_page: OpenPage, source: Path) -> None:
+    page = open_page()
+    page.set(Quality.fast, 0)
+    field = page.find("#ps-scale input")
+    field.click()
+    page.until(lambda: page.driver.find_elements("css selector", "#ps-scale [role=option]"))
+    options = page.driver.find_elements("css selector", "#ps-scale [role=option]")
+    assert [option.text.lstrip("✓ \n") for option in options] == ["x1, same size", "x2", "x3", "x4"]
+    options[1].click()
+    page.choose(source)
+    page.until(lambda: page.state() == "done")
+    page.until(lambda: page.shown() == [61 * 2, 45 * 2])
+    assert "122 \u00d7 90 pixels" in page.find(".ps-status").text
+
+
 def test_a_job_can_be_cancelled(open_page: OpenPage, server: Server, tmp_path: Path) -> None:
     page = open_page()
     page.set(Quality.best, 0)

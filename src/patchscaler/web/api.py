@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field
 from patchscaler import __version__
 from patchscaler.web.guard import Guard
 from patchscaler.web.jobs import FINISHED, Job, JobQueue, QueueFullError, State
-from patchscaler.web.settings import MEDIA_TYPES, SCALE, STEPS, Format, Limits, Options, Quality
+from patchscaler.web.settings import LARGEST_SCALE, MEDIA_TYPES, STEPS, Format, Limits, Options, Quality
 from patchscaler.web.uploads import check, receive
 from patchscaler.web.work import Worker
 
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 LOOK_SECONDS = 0.2  # between two looks at a job whose progress is streamed
 QUIET_SECONDS = 15.0  # after which a stream says that it is alive
-DESCRIPTION = """Enlarges pictures x4. `POST /api/jobs` with the picture as the body answers with a job at once; then
-poll `GET /api/jobs/{id}` or read the server-sent events of `GET /api/jobs/{id}/events`, and get
+DESCRIPTION = """Enlarges pictures, up to x4. `POST /api/jobs` with the picture as the body answers with a job at once;
+then poll `GET /api/jobs/{id}` or read the server-sent events of `GET /api/jobs/{id}/events`, and get
 `/api/jobs/{id}/result`. Jobs are deleted some minutes after they are finished, or by `DELETE /api/jobs/{id}`.
 Errors are `{"detail": "one line"}`."""
 
@@ -58,6 +58,7 @@ class JobStatus(BaseModel):
     quality: Quality
     seed: int
     format: Format
+    scale: float
     input: PixelSize
     output: PixelSize
 
@@ -76,7 +77,7 @@ class About(BaseModel):
     """What this server is and allows."""
 
     version: str
-    scale: int
+    scale: int = Field(description="the largest")
     steps: dict[Quality, tuple[int, int, int]]
     formats: list[Format]
     max_bytes: int
@@ -145,7 +146,7 @@ def _add_jobs(app: FastAPI, limits: Limits) -> None:
         """Version, limits and choices."""
         return About(
             version=__version__,
-            scale=SCALE,
+            scale=LARGEST_SCALE,
             steps=STEPS,
             formats=list(Format),
             unfinished=_queue(request).unfinished(),
@@ -161,11 +162,12 @@ def _add_jobs(app: FastAPI, limits: Limits) -> None:
         quality: Quality = Quality.balanced,
         seed: Annotated[int, Query(ge=0, lt=2**63, description="same seed, same result")] = 0,
         format: Annotated[Format, Query(description="of the result")] = Format.png,
+        scale: Annotated[float, Query(ge=1, le=LARGEST_SCALE, description="1: restore only")] = LARGEST_SCALE,
     ) -> JobStatus:
         """Enlarge the picture in the body."""
         queue = _queue(request)
         try:
-            job = queue.admit(Options(quality, seed, format))
+            job = queue.admit(Options(quality, seed, format, scale))
         except QueueFullError as error:
             raise HTTPException(503, str(error), headers={"Retry-After": "10"}) from None
         try:
@@ -229,7 +231,7 @@ def _add_jobs(app: FastAPI, limits: Limits) -> None:
             raise HTTPException(404, "no longer there")
         # Only told to the browser, whose `download` attribute yields to it.
         stem = "".join(c for c in save_as if c.isprintable() and c not in '/\\:*?"<>|').strip(". ") or "picture"
-        filename = f"{stem}_x{SCALE}.{suffix.value}"
+        filename = f"{stem}_x{job.options.scale:g}.{suffix.value}"
         return FileResponse(job.result, media_type=MEDIA_TYPES[suffix], filename=filename, headers=NOT_STORED)
 
 
@@ -239,7 +241,7 @@ def _queue(request: Request) -> JobQueue:
 
 def _status(queue: JobQueue, job: Job) -> JobStatus:
     state, now, size = job.state, time.monotonic(), job.input_size
-    left = queue.seconds_left(job)
+    left, output = queue.seconds_left(job), job.output_size
     patches = job.patches and dict(zip(job.patches["names"], job.patches["counts"], strict=True))
     keep = queue.limits.keep_seconds
     return JobStatus(
@@ -257,8 +259,9 @@ def _status(queue: JobQueue, job: Job) -> JobStatus:
         quality=job.options.quality,
         seed=job.options.seed,
         format=job.options.format,
+        scale=job.options.scale,
         input=PixelSize(height=size.height, width=size.width),
-        output=PixelSize(height=SCALE * size.height, width=SCALE * size.width),
+        output=PixelSize(height=output.height, width=output.width),
     )
 
 

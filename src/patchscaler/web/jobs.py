@@ -15,6 +15,7 @@ from typing import Any
 
 from patchscaler.errors import PatchScalerError
 from patchscaler.imaging.geometry import Size
+from patchscaler.sizes import target_size
 from patchscaler.web.settings import STEPS, Limits, Options
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,10 @@ class Job:
     preview: int = 0
     patches: dict[str, Any] | None = None
     stop: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def output_size(self) -> Size:
+        return target_size(self.input_size, scale=self.options.scale)
 
     @property
     def input(self) -> Path:

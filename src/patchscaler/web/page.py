@@ -10,10 +10,11 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 
-from patchscaler.web.settings import SCALE, Format, Quality
+from patchscaler.web.settings import Format, Quality
 
 LABELS = {Quality.fast: "Fast", Quality.balanced: "Balanced", Quality.best: "Best"}
 FORMAT_LABELS = {Format.png: "PNG, lossless", Format.jpg: "JPEG", Format.webp: "WebP", Format.tif: "TIFF"}
+SCALES = [("x1, same size", 1), ("x2", 2), ("x3", 3), ("x4", 4)]
 LARGEST_SEED = 2**53 - 1  # beyond it JavaScript's numbers are no longer exact
 HEAD = """
 <meta name="viewport" content="width=device-width, initial-scale=1, viewport-fit=cover">
@@ -52,6 +53,7 @@ def _build() -> gr.Blocks:
                     info="More steps: finer detail, more time",
                     elem_id="ps-quality",
                 )
+                scale = gr.Dropdown(SCALES, value=SCALES[-1][1], label="Size", elem_id="ps-scale")
                 seed = gr.Number(
                     0, label="Seed", info="Same seed, same result", precision=0, minimum=0, maximum=LARGEST_SEED,
                     elem_id="ps-seed",
@@ -63,10 +65,11 @@ def _build() -> gr.Blocks:
                     elem_id="ps-format",
                 )
                 _piece("result")
-                run = gr.Button(f"Enlarge x{SCALE}", variant="primary", elem_id="ps-run")
+                run = gr.Button("Enlarge", variant="primary", elem_id="ps-run")
                 cancel = gr.Button("Cancel", variant="stop", elem_id="ps-cancel")
                 _piece("note")
-        run.click(None, [quality, seed, format], js="(...settings) => { window.patchscaler.enlarge(...settings); }")
+        choices = [quality, seed, format, scale]
+        run.click(None, choices, js="(...settings) => { window.patchscaler.enlarge(...settings); }")
         cancel.click(None, js="() => { window.patchscaler.cancel(); }")
     return blocks
 

@@ -7,7 +7,7 @@ from patchscaler.errors import ConfigError
 from patchscaler.inference.settings import QUALITIES
 
 MIB = 2**20
-SCALE = 4
+LARGEST_SCALE = 4  # one pass of the model
 
 
 class Quality(str, Enum):
@@ -42,11 +42,12 @@ LONGEST_SIDES = {Format.jpg: 65_535, Format.webp: 16_383}
 
 @dataclass(frozen=True)
 class Options:
-    """Of one job: what the command line calls --steps (by quality), --seed and the suffix of -o."""
+    """Of one job: what the command line calls --steps (by quality), --seed, the suffix of -o, and --scale."""
 
     quality: Quality = Quality.balanced
     seed: int = 0
     format: Format = Format.png
+    scale: float = LARGEST_SCALE
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from patchscaler.errors import ImageReadError
 from patchscaler.imaging.files import read_picture
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.picture import DECODE_ERRORS
+from patchscaler.sizes import target_size
 from patchscaler.web.jobs import Job
-from patchscaler.web.settings import LONGEST_SIDES, MIB, SCALE, Limits
+from patchscaler.web.settings import LONGEST_SIDES, MIB, Limits
 from patchscaler.web.work import save_thumbnail
 
 # Formats as Pillow calls them. The others stay closed: some of its readers start programs (EPS), some are little used.
@@ -65,7 +66,7 @@ def check(job: Job, limits: Limits) -> None:
             413, f"the picture has {size.height}x{size.width} pixels; {limits.max_pixels:,} are allowed"
         )
     longest = LONGEST_SIDES.get(job.options.format)
-    if longest and SCALE * max(size) > longest:
+    if longest and max(target_size(size, scale=job.options.scale)) > longest:
         raise HTTPException(422, f"a {job.options.format.value} may be {longest} pixels long; choose png or tif")
     try:
         picture = read_picture(job.input, max_pixels=limits.max_pixels)

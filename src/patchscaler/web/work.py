@@ -1,5 +1,6 @@
 """One job through the pipeline: read, enlarge with progress and previews, write as the command line does."""
 
+import math
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from patchscaler.imaging.picture import Picture, to_pil
 from patchscaler.imaging.qmap import COLOURS
 from patchscaler.sizes import enlarge
 from patchscaler.web.jobs import Job
-from patchscaler.web.settings import SCALE, STEPS, Limits
+from patchscaler.web.settings import LARGEST_SCALE, STEPS, Limits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +50,7 @@ class Worker:
         def on_preview(preview: "Preview") -> None:
             nonlocal next_look
             if job.patches is None:
-                job.patches = describe_patches(preview.groups, preview.patch_boxes, names)
+                job.patches = describe_patches(preview.groups, preview.patch_boxes, names, job.options.scale)
             started = time.monotonic()
             if started < next_look:
                 return
@@ -61,14 +62,15 @@ class Worker:
         result = enlarge(
             self.pipe,
             picture,
-            scale=SCALE,
+            scale=job.options.scale,
             seed=job.options.seed,
             steps=STEPS[job.options.quality],
             on_progress=on_progress,
             on_preview=on_preview,
         )
         output = result.outputs[-1]
-        job.patches = describe_patches(output.groups, output.patch_boxes, list(output.report.patches))
+        names = list(output.report.patches)
+        job.patches = describe_patches(output.groups, output.patch_boxes, names, job.options.scale)
         job.stage = "write"
         result.save(job.result)
         job.check(self.limits)
@@ -76,15 +78,25 @@ class Worker:
         job.fraction = 1.0
 
 
-def describe_patches(groups: "Tensor", boxes: list[tuple[int, int, int, int]], names: list[str]) -> dict[str, Any]:
-    """The groups' names and colours, how many patches each has, and every patch's group and box."""
+def describe_patches(
+    groups: "Tensor", boxes: list[tuple[int, int, int, int]], names: list[str], scale: float
+) -> dict[str, Any]:
+    """The groups' names and colours, how many patches each has, and every patch's group and box.
+
+    boxes  in pixels of the picture x4; those returned are in pixels of the result
+    """
     members = groups.flatten().tolist()
+
+    def scaled(*place: int) -> tuple[int, ...]:
+        return tuple(math.floor(side * scale / LARGEST_SCALE + 0.5) for side in place)
+
+    corners = [(scaled(top, left), scaled(top + high, left + wide)) for top, left, high, wide in boxes]
     return {
         "names": names,
         "colours": [f"#{red:02x}{green:02x}{blue:02x}" for red, green, blue in COLOURS[: len(names)]],
         "counts": [members.count(number) for number in range(len(names))],
         "groups": members,
-        "boxes": boxes,
+        "boxes": [(*start, *(end - begin for begin, end in zip(start, stop, strict=True))) for start, stop in corners],
     }
 
 

@@ -42,7 +42,7 @@ export async function start(element) {
 function setState(state) {
   root.dataset.state = state;
   document.body.dataset.ps = state;
-  outside("run").textContent = state === "done" ? "Enlarge again" : "Enlarge x4";
+  outside("run").textContent = state === "done" ? "Enlarge again" : "Enlarge";
   outside("result").querySelector(".ps-download").hidden = state !== "done";
 }
 
@@ -115,7 +115,7 @@ function choose(chosen) {
 
 // A job
 
-function enlarge(quality, seed, format) {
+function enlarge(quality, seed, format, scale) {
   if (!file) {
     part("file").click();
     return;
@@ -125,7 +125,7 @@ function enlarge(quality, seed, format) {
   part("after").src = fileUrl;
   setState("busy");
   say("Sending the picture", { progress: 0 });
-  const query = new URLSearchParams({ quality, seed: seed ?? 0, format });
+  const query = new URLSearchParams({ quality, seed: seed ?? 0, format, scale });
   upload = new XMLHttpRequest();
   upload.open("POST", `api/jobs?${query}`);
   upload.responseType = "json";
