@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from serving import Server
 
 import patchscaler.models.base  # noqa: F401  # diffusers' classes, whatever a test calls first
+from patchscaler.data.pictures import PictureSet
 
 torch.set_num_threads(1)  # pytest-xdist runs one test process per core
 
@@ -136,6 +137,11 @@ def training_pictures(tmp_path_factory) -> Path:
         pixels[height // 2 :, : width // 2] = 40 + 150 * (((x // 6 + y // 6) % 2)[height // 2 :, : width // 2, None])
         Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(folder / f"{number}.png")
     return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(training_pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> PictureSet:
+    return PictureSet(str(training_pictures), cache=str(tmp_path_factory.mktemp("cache")), min_side=64)
 
 
 @pytest.fixture(scope="session")

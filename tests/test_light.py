@@ -66,10 +66,10 @@ def test_every_tensor_has_the_asked_precision(tiny_model: Path, dtype: torch.dty
 @pytest.mark.parametrize(
     ("amx", "avx512", "processor", "fast"),
     [
-        (True, True, "vendor_id : GenuineIntel", True),
-        (False, True, "vendor_id : GenuineIntel", False),
-        (False, True, "vendor_id : AuthenticAMD", True),
-        (False, False, "vendor_id : AuthenticAMD", False),
+        (True, True, "Intel(R) Xeon(R) Processor", True),
+        (False, True, "Intel(R) Xeon(R) Processor", False),
+        (False, True, "AMD EPYC 9B14", True),
+        (False, False, "AMD EPYC 9B14", False),
     ],
 )
 def test_bfloat16_is_chosen_where_it_is_the_faster(
@@ -77,6 +77,6 @@ def test_bfloat16_is_chosen_where_it_is_the_faster(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
-    monkeypatch.setattr(parts, "_processor", lambda: processor)
+    monkeypatch.setattr(parts, "processor_name", lambda: processor)
     monkeypatch.setattr(parts, "fast_bfloat16", parts.fast_bfloat16.__wrapped__)
     assert parts.default_dtype("cpu") is (torch.bfloat16 if fast else torch.float32)

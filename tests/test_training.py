@@ -127,6 +127,23 @@ def test_training_changes_every_trained_tensor(part: str, table: Any, tmp_path: 
     assert not unchanged
 
 
+@pytest.mark.parametrize(
+    ("trained", "changed"),
+    [("texture", {"encoder", "patch_dit"}), ("patch_dit", {"encoder", "patch_dit"})],
+)
+def test_fine_tuning_leaves_alone_what_it_is_told_to(trained: str, changed: set[str], table: Any) -> None:
+    settings_type, task_type = _task(Part.finetune)
+    resolved = build(settings_type, table("finetune", steps=4) | {"trained": trained})
+    task = task_type(resolved)
+    before = {name: value.clone() for name, value in task.network.named_parameters()}
+    loop.train(task, resolved.run, resolved)
+    moved = {name for name, value in task.network.named_parameters() if not torch.equal(value, before[name])}
+    assert {name.split(".")[0] for name in moved} == changed
+    left = {name for name in before if name.startswith("patch_dit.")} - moved
+    assert all(".texture_" in name for name in moved if name.startswith("patch_dit.")) is (trained == "texture")
+    assert bool(left) is (trained == "texture")
+
+
 def test_the_loss_falls(table: Any, tmp_path: Path) -> None:
     run_training("restorer", table("restorer", steps=60, batch_size=4, log_every=15))
     losses = [line["loss"] for line in entries(tmp_path / "run", "train")]

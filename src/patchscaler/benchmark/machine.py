@@ -3,12 +3,11 @@
 import os
 import platform
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from patchscaler.pipeline import default_dtype
+from patchscaler.inference.parts import default_dtype, processor_name
 
 _LARGEST = {"cpu": 2048, "cuda": 8192}  # sides of the products that the rate is taken from
 _LONG_ENOUGH = 0.25  # s: a product that takes longer is not enlarged further
@@ -17,7 +16,7 @@ _LONG_ENOUGH = 0.25  # s: a product that takes longer is not enlarged further
 def describe(device: str = "cpu") -> dict[str, Any]:
     """Processor, cores, native bfloat16, memory, system, versions, threads; for a GPU its name too."""
     described = {
-        "processor": _processor(),
+        "processor": processor_name(),
         "cores": _usable_cores(),
         "native_bfloat16": default_dtype("cpu") is torch.bfloat16,
         "memory_mib": _memory_mib(),
@@ -52,15 +51,6 @@ def _product_seconds(a: torch.Tensor, b: torch.Tensor) -> float:
     if a.device.type != "cpu":
         torch.accelerator.synchronize(a.device)
     return time.perf_counter() - started
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:  # not Linux
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def _usable_cores() -> int:

@@ -143,15 +143,17 @@ def fast_bfloat16() -> bool:
     machines often hide it) convolutions of 64 channels reach 125 GFLOP/s on two cores in bfloat16 and 197 in float32.
     """
     amx, avx512 = (getattr(torch.cpu, f"_is_{name}_supported", lambda: False)() for name in ("amx_tile", "avx512_bf16"))
-    return amx or (avx512 and "GenuineIntel" not in _processor())
+    return amx or (avx512 and "Intel" not in processor_name())
 
 
-def _processor() -> str:
-    """What the system says of its processors."""
+def processor_name() -> str:
+    """Such as "AMD EPYC 9B14"."""
     try:
-        return Path("/proc/cpuinfo").read_text(errors="replace")
-    except OSError:
-        return platform.processor()
+        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
+    except OSError:  # not Linux
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
 
 
 def part_class(folder: Path, name: str, classes: tuple[type[ModelMixin], ...]) -> type[ModelMixin] | None:

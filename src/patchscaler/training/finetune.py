@@ -181,6 +181,8 @@ class FinetuneTask:
             + settings.adversarial_weight * adversarial
             + settings.grid_weight * grid
         )
+        if not loss.requires_grad:  # no patch of the batch has a step, and nothing but Patch-DiT learns
+            loss = loss + 0.0 * torch.stack([p.sum() for p in network.parameters() if p.requires_grad]).sum()
         if restoration is not None:
             loss, figures = loss + settings.restorer_weight * restoration, figures | {"eq1": restoration.detach()}
         return loss, figures | {
