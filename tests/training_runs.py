@@ -9,7 +9,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from safetensors.torch import load_file
 from torch import Tensor
 
-from patchscaler.cli.train import Part, _task
+from patchscaler.cli.train import Part, types_of
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.patch_dit import PatchDiT
 from patchscaler.models.restorer import ConvRestorer
@@ -28,7 +28,7 @@ WEIGHTS: dict[str, dict[str, type[ModelMixin]]] = {
 
 
 def run_training(part: str, table: dict[str, Any]) -> dict[str, float]:
-    settings_type, task_type = _task(Part(part))
+    settings_type, task_type = types_of(Part(part))
     resolved = build(settings_type, table)
     return loop.train(task_type(resolved), resolved.run, resolved)
 

@@ -31,7 +31,7 @@ def train(
     from patchscaler.training.loop import train as run_training
     from patchscaler.training.settings import build, read_toml
 
-    settings_type, task_type = _task(part)
+    settings_type, task_type = types_of(part)
     resolved: Any = build(settings_type, read_toml(settings))
     if meta:
         from patchscaler.training.meta import count, report
@@ -46,7 +46,7 @@ def train(
         run_training(task_type(resolved), resolved.run, resolved, dry_run=True)
 
 
-def _task(part: Part) -> tuple[Any, Any]:
+def types_of(part: Part) -> tuple[Any, Any]:
     """Settings and task classes of a part; imported when asked for, so that each needs only its own libraries."""
     if part is Part.autoencoder:
         from patchscaler.training.autoencoder import AutoencoderSettings, AutoencoderTask
