@@ -47,7 +47,7 @@ def count(pipeline: PatchScalerPipeline, size: Size) -> Arithmetic:
     if isinstance(pipeline.autoencoder, DctAutoencoder):
         # It caches its bases: real ones have to be there before, or shapes without values would stay in the cache.
         config = pipeline.autoencoder.config
-        dct_bases(config["luma"], config["chroma"], torch.device("cpu"))
+        dct_bases(config["luma"], config["chroma"], torch.device("cpu"), STRIDE)
     # Networks of shapes alone. The plain form of attention is made of products that the counter knows.
     with FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         return _count_shapes(pipeline, size)

@@ -86,7 +86,7 @@ class Finisher:
         """The whole picture, smaller by `factor` (2, 4 or 8), of the low frequencies of its latents: no network runs.
         DctAutoencoder only."""
         latents = self._blend(0, self.size.height).to(self.parts.device)
-        decoded = self.parts.autoencoder.decode_small(latents, STRIDE // factor)
+        decoded = self.parts.autoencoder.inverse_dct(latents, STRIDE // factor)
         size = Size(*(-(-SCALE * side // factor) for side in self.pixels.shape[-2:]))
         reference = resize_bicubic(self.pixels, size)
         levels = COLOUR_LEVELS - int(math.log2(factor))

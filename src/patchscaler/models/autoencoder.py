@@ -43,35 +43,22 @@ def _lowest_frequencies(count: int) -> list[tuple[int, int]]:
 
 @functools.lru_cache
 @torch.inference_mode(False)  # the cached tensors must also serve a training that follows
-def dct_bases(luma: int, chroma: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Analysis and synthesis kernels (c,3,8,8) of the truncated block DCT in YCbCr, c = luma + 2 chroma."""
-    dct = _dct_matrix(STRIDE)
+def dct_bases(luma: int, chroma: int, device: torch.device, side: int) -> tuple[Tensor, Tensor]:
+    """Analysis kernels (c,3,8,8) and synthesis kernels (c,3,side,side) of the truncated block DCT in YCbCr.
+
+    c = luma + 2 chroma. With fewer than 8 pixels a side the blocks are drawn small, as by decoders of JPEG files: of
+    their lowest frequencies, while the kernels of the others are 0.
+    """
+    dct, small = _dct_matrix(STRIDE), _dct_matrix(side) * (side / STRIDE) ** 0.5
+    small = F.pad(small, (0, 0, 0, STRIDE - side))
     ycbcr_to_rgb = torch.linalg.inv(_RGB_TO_YCBCR)
     analysis: list[Tensor] = []
     synthesis: list[Tensor] = []
     for plane, count in enumerate((luma, chroma, chroma)):
         for i, j in _lowest_frequencies(count):
-            wave = torch.outer(dct[i], dct[j])
-            analysis.append(_RGB_TO_YCBCR[plane][:, None, None] * wave)
-            synthesis.append(ycbcr_to_rgb[:, plane][:, None, None] * wave)
+            analysis.append(_RGB_TO_YCBCR[plane][:, None, None] * torch.outer(dct[i], dct[j]))
+            synthesis.append(ycbcr_to_rgb[:, plane][:, None, None] * torch.outer(small[i], small[j]))
     return torch.stack(analysis).float().to(device), torch.stack(synthesis).float().to(device)
-
-
-@functools.lru_cache
-@torch.inference_mode(False)
-def small_synthesis(luma: int, chroma: int, side: int, device: torch.device) -> Tensor:
-    """Synthesis kernels (c,3,side,side) of blocks reduced to `side` pixels: their lowest frequencies, the others are 0.
-
-    So do decoders of JPEG files that draw a small picture without drawing the large one.
-    """
-    dct, ycbcr_to_rgb = _dct_matrix(side), torch.linalg.inv(_RGB_TO_YCBCR)
-    kernels: list[Tensor] = []
-    for plane, count in enumerate((luma, chroma, chroma)):
-        for i, j in _lowest_frequencies(count):
-            kept = i < side and j < side
-            wave = torch.outer(dct[i], dct[j]) if kept else torch.zeros(side, side, dtype=torch.float64)
-            kernels.append(ycbcr_to_rgb[:, plane][:, None, None] * wave * side / STRIDE)
-    return torch.stack(kernels).float().to(device)
 
 
 class ResidualBlock(nn.Module):
@@ -156,22 +143,18 @@ class DctAutoencoder(ModelMixin, ConfigMixin):
         """RGB in [0,1], sides multiples of 8 -> normalised latents at h = height/8, float32."""
         if pixels.shape[-2] % STRIDE or pixels.shape[-1] % STRIDE:
             raise ValueError(f"sides {tuple(pixels.shape[-2:])} must be multiples of {STRIDE}")
-        analysis, _ = dct_bases(self.config["luma"], self.config["chroma"], pixels.device)
+        analysis, _ = dct_bases(self.config["luma"], self.config["chroma"], pixels.device, STRIDE)
         mean, std = self._statistics(pixels.device)
         with torch.autocast(pixels.device.type, enabled=False):
             return (F.conv2d(pixels.float(), analysis, stride=STRIDE) - mean) / std
 
-    def inverse_dct(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 height width"]:
-        """The linear part of the decoder alone, float32: what the kept coefficients say, with nothing added."""
-        _, synthesis = dct_bases(self.config["luma"], self.config["chroma"], latents.device)
-        mean, std = self._statistics(latents.device)
-        with torch.autocast(latents.device.type, enabled=False):
-            return F.conv_transpose2d(latents.float() * std + mean, synthesis, stride=STRIDE)
+    def inverse_dct(self, latents: Float[Tensor, "n c h w"], side: int = STRIDE) -> Float[Tensor, "n 3 height width"]:
+        """The linear part of the decoder alone, float32: what the kept coefficients say, with nothing added.
 
-    def decode_small(self, latents: Float[Tensor, "n c h w"], side: int) -> Float[Tensor, "n 3 height width"]:
-        """A picture of `side` (1, 2 or 4) instead of 8 pixels per latent, by the inverse DCT alone, float32."""
+        side  pixels per latent, along each side: 8, or 1, 2 or 4 for a small picture
+        """
+        _, synthesis = dct_bases(self.config["luma"], self.config["chroma"], latents.device, side)
         mean, std = self._statistics(latents.device)
-        synthesis = small_synthesis(self.config["luma"], self.config["chroma"], side, latents.device)
         with torch.autocast(latents.device.type, enabled=False):
             return F.conv_transpose2d(latents.float() * std + mean, synthesis, stride=side)
 
