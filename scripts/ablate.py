@@ -2,7 +2,8 @@
 
 Each experiment of the file is a part of the model, its settings file, and variants of it. A variant is timed for a few
 steps, trained for as many as fit into the experiment's minutes (the learning rate falls over the last 40 %), and judged
-on validation pictures under three conditions. What is finished is not done again. The table is printed and kept.
+on validation pictures under three conditions. A variant may have minutes of its own, and begin from one before it. What
+is finished is not done again. The table is printed and kept.
 """
 
 import argparse
@@ -119,7 +120,9 @@ def main() -> None:
             if variant in done:
                 continue
             folder = {"run": {"folder": str(arguments.out / name / variant)}}
-            task, steps = trained(part, merged(merged(base, changes), folder), float(experiment["minutes"]))
+            changes = dict(changes)
+            minutes = float(changes.pop("minutes", experiment["minutes"]))
+            task, steps = trained(part, merged(merged(base, changes), folder), minutes)
             experiment.setdefault("validation", base["validation"])
             done[variant] = {"steps": steps, "figures": judged(part, task, experiment)}
             record.write_text(json.dumps(everything, indent=1))

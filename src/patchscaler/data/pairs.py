@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 
 from patchscaler.data.degradation import DegradationConfig, degrade_at
 from patchscaler.data.pictures import PicturePool, PictureSet, picture_files, read_rgb
+from patchscaler.data.teacher import TeacherPairs, TeacherSettings
 from patchscaler.errors import ConfigError, DataError
 
 CONDITIONS = {
@@ -24,11 +25,18 @@ CONDITIONS = {
 
 @dataclass(frozen=True)
 class PairSettings:
-    """crop: side of the HR crop in pixels; mixture: share of each degradation; draws: see PicturePool.crop."""
+    """Which pairs.
+
+    crop     side of the HR crop in pixels
+    draws    see PicturePool.crop
+    mixture  share of each degradation
+    teacher  pairs made by another upscaler take their share of all, from all of the mixture; None: no such pairs
+    """
 
     crop: int = 192
     draws: int = 2
     mixture: dict[str, float] = field(default_factory=lambda: {"bicubic": 0.4, "mild": 0.3, "real_esrgan": 0.3})
+    teacher: TeacherSettings | None = None
 
     def __post_init__(self) -> None:
         unknown = set(self.mixture) - set(CONDITIONS)
@@ -49,11 +57,16 @@ class PairDataset(Dataset):
         self.settings, self.seed, self.length = settings, seed, length
         shares = np.array(list(settings.mixture.values()), dtype=np.float64)
         self._names, self._shares = list(settings.mixture), shares / shares.sum()
+        self._teacher = TeacherPairs(settings.teacher, settings.crop) if settings.teacher else None
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
+        if self._teacher is not None and self.settings.teacher is not None:
+            rng = np.random.default_rng([self.seed, index, 2])
+            if rng.random() < self.settings.teacher.share:
+                return self._teacher.draw(rng)
         hr = self.pool.crop(self.seed, index, self.settings.crop, self.settings.draws).float() / 255
         chosen = np.random.default_rng([self.seed, index, 1]).choice(len(self._names), p=self._shares)
         lr = degrade_at(hr, CONDITIONS[self._names[int(chosen)]], self.seed, index)

@@ -40,19 +40,26 @@ def confidence_from(log_error: Float[Tensor, "n 1 h w"], eta: float) -> Float[Te
 
 
 def restoration_loss(
-    restored: Restoration, target: Float[Tensor, "n c h w"], eta: float, uncertainty_weight: float
+    restored: Restoration,
+    target: Float[Tensor, "n c h w"],
+    eta: float,
+    uncertainty_weight: float,
+    confidence_weighting: bool = True,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Eq. 1: |y - x|_1 + lambda (C |y - x|^2 - eta log C), lambda = uncertainty_weight; squares: mean over channels.
 
     With C = eta exp(-s) the bracket is eta (exp(-s) e + s) up to a constant, whose optimum for s is ln e, the error
     itself, also where C would pass 1. Choice: s learns from that form, the latents from C |y - x|^2 with C capped at 1
     as it is read later (confidence_from): uncapped, the easy places would take all the gradient.
+
+    confidence_weighting  False: C is learned, but does not weigh |y - x|^2 yet
     """
     difference = restored.latents.float() - target
     absolute = difference.abs().mean()
     squared = difference.square().mean(dim=1, keepdim=True)
     s = restored.log_error.float()
-    weighted = (confidence_from(s.detach(), eta) * squared).mean()
+    weight = confidence_from(s.detach(), eta) if confidence_weighting else 1.0
+    weighted = (weight * squared).mean()
     uncertainty = (torch.exp(-s) * squared.detach() + s).mean()
     return absolute + uncertainty_weight * (weighted + eta * uncertainty), {
         "l1": absolute.detach(),
@@ -64,8 +71,9 @@ def restoration_loss(
 class PlainBlock(nn.Sequential):
     """PReLU - conv."""
 
-    def __init__(self, width: int) -> None:
-        super().__init__(nn.PReLU(width), nn.Conv2d(width, width, 3, padding=1, padding_mode="replicate"))
+    def __init__(self, width: int, dilation: int = 1) -> None:
+        convolution = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, padding_mode="replicate")
+        super().__init__(nn.PReLU(width), convolution)
 
 
 class ConvRestorer(ModelMixin, ConfigMixin):
@@ -78,6 +86,7 @@ class ConvRestorer(ModelMixin, ConfigMixin):
     block           | "residual", or "plain": convolution and PReLU without a way around, as in Real-ESRGAN's compact
                     | networks, so that their published weights can be a starting point (training/compact.py)
     eta             | difficulty scale of the confidence map, in squared normalised latent units
+    dilation        | of every second plain block's convolution: sees further at the same cost (docs/training.md)
 
     Choice: blocks at LR resolution. Blocks of twice the width on the latent grid cost the same arithmetic and need two
     to three times the steps (docs/training.md). Without normalisation layers an output latent depends on `reach`
@@ -88,19 +97,30 @@ class ConvRestorer(ModelMixin, ConfigMixin):
 
     @register_to_config
     def __init__(
-        self, latent_channels: int = 32, width: int = 64, blocks: int = 16, eta: float = 0.1, block: str = "residual"
+        self,
+        latent_channels: int = 32,
+        width: int = 64,
+        blocks: int = 16,
+        eta: float = 0.1,
+        block: str = "residual",
+        dilation: int = 1,
     ) -> None:
         super().__init__()
         if eta <= 0:
             raise ConfigError(f"eta must be positive, not {eta}")
         if block not in ("residual", "plain"):
             raise ConfigError(f'block "{block}": choose residual or plain')
+        if dilation < 1 or (dilation > 1 and block != "plain"):
+            raise ConfigError(f"dilation {dilation} must be at least 1, and 1 with residual blocks")
         # A linear path that can hold bicubic interpolation exactly: x4 bicubic of a 2x2 LR cell needs 6x6 LR pixels.
         self.skip = nn.Conv2d(12, latent_channels, 3)
         self.entry = nn.Conv2d(3, width, 3, padding=1, padding_mode="replicate")
         self.residual = block == "residual"
         self.body = nn.Sequential(
-            *(ResidualBlock(width) if self.residual else PlainBlock(width) for _ in range(blocks)),
+            *(
+                ResidualBlock(width) if self.residual else PlainBlock(width, dilation if number % 2 else 1)
+                for number in range(blocks)
+            ),
             *(() if self.residual else (nn.PReLU(width),)),
         )
         self.exit = nn.Conv2d(4 * width, latent_channels + 1, 3)
@@ -114,8 +134,10 @@ class ConvRestorer(ModelMixin, ConfigMixin):
     @property
     def reach(self) -> int:
         """Latents on each side that an output latent depends on."""
-        layers = int(self.config["blocks"]) * (2 if self.residual else 1) + 1
-        return math.ceil(layers / 2) + 1
+        blocks = int(self.config["blocks"])
+        wide = 0 if self.residual else blocks // 2  # the blocks with dilation
+        pixels = blocks * (2 if self.residual else 1) + wide * (int(self.config["dilation"]) - 1) + 1
+        return math.ceil(pixels / 2) + 1
 
     def forward(self, pixels: Float[Tensor, "n 3 height width"]) -> Restoration:
         """LR RGB in [0,1], even sides -> Restoration at h = height/2, float32."""

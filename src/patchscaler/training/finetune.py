@@ -46,6 +46,7 @@ SHEET_ROWS = 24
 # Which parameters of DecodingDenoiser, by their names, each choice of `trained` changes.
 TRAINED: dict[str, Callable[[str], bool]] = {
     "everything": lambda name: True,
+    "restoration": lambda name: not name.startswith("autoencoder."),
     "patch_dit": lambda name: name.startswith(("patch_dit.", "encoder.")),
     "texture": is_of_texture,
 }
@@ -57,8 +58,9 @@ class FinetuneSettings:
 
     features           folder of the convolutions of VGG16 and AlexNet; None: where they are installed. LPIPS (vgg) is a
                        loss, LPIPS (alex) only judges
-    trained            "everything"; "patch_dit": Patch-DiT and the texture encoder, between a restorer and a decoder
-                       that stay as they are; "texture": the texture encoder and the cross-attention to its tokens alone
+    trained            "everything"; "restoration": all but the decoder; "patch_dit": Patch-DiT and the texture encoder,
+                       between a restorer and a decoder that stay as they are; "texture": the texture encoder and the
+                       cross-attention to its tokens alone
     plans              steps of the groups simple, medium, hard, drawn at random sample by sample
     uniform_share      share of samples noised at a uniform time, half of them from between x0 and y0
     side               latents of a patch, along each side, whose pixels are compared; one more is decoded, if there is

@@ -32,6 +32,8 @@ class RestorerSettings:
     autoencoder        folder of the autoencoder whose latents are restored
     model              the restorer's config, and as `network` its class, ConvRestorer if it isn't named
     uncertainty_weight lambda of Eq. 1
+    confidence_weighting  false: the first of two phases, in which the confidence is learned and weighs nothing yet; the
+                       second one begins from its weights (warm_start)
     pixel_weight       of the L1 distance in pixels (inverse DCT alone): normalised latents count every frequency alike;
                        0 with other autoencoders, and so is perceptual_weight
     warm_start         what to begin from instead of from bicubic interpolation: folder of a restorer, or file of a
@@ -49,6 +51,7 @@ class RestorerSettings:
     model: dict[str, Any] = field(default_factory=dict)
     pairs: PairSettings = field(default_factory=PairSettings)
     uncertainty_weight: float = 0.5
+    confidence_weighting: bool = True
     pixel_weight: float = 10.0
     warm_start: str | None = None
     perceptual_weight: float = 0.0
@@ -94,8 +97,10 @@ class RestorerTask:
             target = encode_pixels(self.autoencoder, batch["hr"])
             small = restorer_input(self.network, self.autoencoder, batch["lr"])
         restored = network(small)
-        eta = self.network.eta
-        loss, figures = restoration_loss(restored, target, float(eta), self.settings.uncertainty_weight)
+        settings, eta = self.settings, float(self.network.eta)
+        loss, figures = restoration_loss(
+            restored, target, eta, settings.uncertainty_weight, settings.confidence_weighting
+        )
         if self.settings.pixel_weight:
             inverse = self.autoencoder.inverse_dct
             pixel = (inverse(restored.latents) - inverse(target)).abs().mean()
