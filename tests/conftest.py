@@ -7,7 +7,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -184,3 +184,67 @@ def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     folder = tmp_path_factory.mktemp("server") / "temporary"
     with serving(tiny_model, folder, "--no-page", "--max-megabytes", 1, "--max-megapixels", 0.5) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The frozen parts that later parts are trained on."""
+    from patchscaler.models.autoencoder import DctAutoencoder
+    from patchscaler.models.patch_dit import PatchDiT
+    from patchscaler.models.restorer import ConvRestorer
+    from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
+
+    folder = tmp_path_factory.mktemp("parts")
+    torch.manual_seed(0)
+    autoencoder = DctAutoencoder(luma=4, chroma=1, width=8, blocks=1, fine_width=8, fine_blocks=1)
+    autoencoder.save_pretrained(folder / "autoencoder")
+    ConvRestorer(latent_channels=6, width=8, blocks=1).save_pretrained(folder / "restorer")
+    TextureClassifier(latent_channels=6, width=8, blocks=1, features=8).save_pretrained(folder / "classifier")
+    memory = ReferenceTextureMemory(latent_channels=6, sample_size=8, features=8, size=5)
+    memory.fill(torch.randn(5, 6, 8, 8), torch.randn(5, 8))
+    memory.save_pretrained(folder / "memory")
+    patch_dit = PatchDiT(latent_channels=6, sample_size=8, width=16, depth=1, heads=2, texture_width=16)
+    encoder = TextureEncoder(latent_channels=6, sample_size=8, width=16, top_k=2)
+    for part, name in ((patch_dit, "patch_dit"), (encoder, "texture_encoder")):
+        for parameter in part.parameters():  # zero-initialised layers would keep the others from learning
+            parameter.data.add_(0.02 * torch.randn_like(parameter))
+        part.save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture
+def table(tmp_path: Path, parts: Path, training_pictures: Path) -> Any:
+    """table(part, folder, **run): the settings of a tiny run, as its TOML file has them."""
+
+    def make(part: str, folder: str = "run", **run: Any) -> dict[str, Any]:
+        made: dict[str, Any] = {
+            "run": {"folder": str(tmp_path / folder), "steps": 3, "batch_size": 2, "learning_rate": 1e-2, "workers": 0}
+            | {"precision": "fp32", "warmup_steps": 2, "log_every": 2, "validate_every": 100, "ema_decay": 0.9}
+            | run,
+            "pictures": {"folder": str(training_pictures), "cache": str(tmp_path / "cache"), "min_side": 64},
+            "validation": str(training_pictures),
+        }
+        if part == "autoencoder":
+            model = {"luma": 4, "chroma": 1, "width": 8, "blocks": 1, "fine_width": 8, "fine_blocks": 1}
+            return made | {"model": model, "crop": 32, "statistics_crops": 20, "validation_count": 2}
+        made["autoencoder"] = str(parts / "autoencoder")
+        if part == "restorer":
+            return made | {"model": {"width": 8, "blocks": 1}, "pairs": {"crop": 32}, "validation_count": 2}
+        made["restorer"] = str(parts / "restorer")
+        if part == "texture":
+            del made["validation"]  # it holds out samples of its own pictures
+            model = {"width": 8, "blocks": 1, "features": 8}
+            return made | {"model": model, "pairs": {"crop": 32, "mixture": {"bicubic": 1.0}}}
+        made |= {"classifier": str(parts / "classifier"), "memory": str(parts / "memory"), "pairs": {"crop": 64}}
+        made["cache"] = {"folder": str(tmp_path / "cache"), "count": 6, "workers": 0}
+        if part == "finetune":
+            made |= {name: str(parts / name) for name in ("patch_dit", "texture_encoder")}
+            return made | {"side": 4, "adversarial_after": 1, "validation_count": 2}
+        return made | {
+            "model": {"sample_size": 8, "width": 16, "depth": 1, "heads": 2},
+            "encoder": {"sample_size": 8, "width": 16, "top_k": 2},
+            "decode_share": 0.5,
+            "validation_count": 1,
+        }
+
+    return make

