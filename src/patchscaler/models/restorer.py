@@ -25,7 +25,11 @@ def soft_log_error(raw: Tensor) -> Tensor:
 
 
 class Restoration(NamedTuple):
-    """latents: coarse HR latents y0 (n,c,h,w); log_error (n,1,h,w): ln of their expected squared error (mean of c)."""
+    """latents: coarse HR latents y0 (n,c,h,w).
+
+    log_error (n,1,h,w): ln e of their expected squared error (mean of c) as Eq. 1 teaches it; after
+    training/confidence.py a stretched ln of the LPIPS that is to be expected there.
+    """
 
     latents: Tensor
     log_error: Tensor
@@ -143,13 +147,19 @@ class ConvRestorer(ModelMixin, ConfigMixin):
         """LR RGB in [0,1], even sides -> Restoration at h = height/2, float32."""
         if pixels.shape[-2] % 2 or pixels.shape[-1] % 2:
             raise ValueError(f"sides {tuple(pixels.shape[-2:])} must be even")
-        centred = pixels - 0.5
+        return self.leave(self.features(pixels), pixels)
+
+    def features(self, pixels: Float[Tensor, "n 3 height width"]) -> Tensor:
+        """What the last layer reads of LR RGB, (n, 4 width, h + 2, w + 2)."""
+        x = self.entry((pixels - 0.5).to(self.entry.weight.dtype))
+        return _cells(self.body(x) + x if self.residual else self.body(x))
+
+    def leave(self, features: Tensor, pixels: Float[Tensor, "n 3 height width"]) -> Restoration:
+        """Restoration from the `features` of these pixels."""
         with torch.autocast(pixels.device.type, enabled=False):  # bf16 would cost colour precision here
-            cells = _cells(centred.float())
+            cells = _cells((pixels - 0.5).float())
             base = F.conv2d(cells, self.skip.weight.float(), self.skip.bias.float())  # type: ignore[union-attr]
-        x = self.entry(centred.to(self.entry.weight.dtype))
-        x = self.body(x) + x if self.residual else self.body(x)
-        out = self.exit(_cells(x)).float()
+        out = self.exit(features).float()
         return Restoration(base + out[:, :-1], soft_log_error(out[:, -1:]))
 
 
