@@ -9,14 +9,14 @@ from patchscaler.errors import ConfigError
 # Steps of simple, medium and hard patches. The only place with these numbers; docs/speed.md says what each costs.
 QUALITIES: dict[str, tuple[int, int, int]] = {
     "fast": (0, 0, 1),  # simple and medium patches stay as the restoration module made them
-    "balanced": (2, 3, 4),
+    "balanced": (0, 3, 4),  # few steps do simple patches no good: docs/training.md
     "best": (8, 14, 20),  # the paper's
 }
 DEFAULT_QUALITY = "balanced"
 # What a budget chooses from, rising.
 LADDER: tuple[tuple[int, int, int], ...] = (
-    (0, 0, 0), (0, 0, 1), (0, 1, 1), (0, 1, 2), (1, 1, 2), (1, 2, 3), (2, 3, 4), (2, 4, 6), (3, 6, 8), (4, 8, 12),
-    (6, 11, 16), (8, 14, 20),
+    (0, 0, 0), (0, 0, 1), (0, 1, 1), (0, 1, 2), (0, 2, 3), (0, 3, 4), (2, 4, 6), (3, 6, 8), (4, 8, 12), (6, 11, 16),
+    (8, 14, 20),
 )  # fmt: skip
 GAMMAS = (0.95, 0.75)
 TAUS = (400, 700, 1000)
