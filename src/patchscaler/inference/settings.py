@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from patchscaler.diffusion.pgs import GroupConfig
+from patchscaler.diffusion.pgs import GroupConfig, plan
 from patchscaler.errors import ConfigError
 
 # Steps of simple, medium and hard patches. The only place with these numbers; docs/speed.md says what each costs.
@@ -44,7 +44,7 @@ class Settings:
     budget: float | None = None
 
     def __post_init__(self) -> None:
-        GroupConfig(gammas=self.gammas, taus=self.taus, steps=self.steps)  # for its checks
+        plan(self.groups)  # for its checks, also where no patch turns out to need a step
         if self.batch_size < 1:
             raise ConfigError(f"batch_size {self.batch_size} must be at least 1")
         if not 0 <= self.seed < 2**63:

@@ -33,6 +33,7 @@ from patchscaler.training.common import load_frozen
 from patchscaler.training.settings import RunSettings
 
 _FIRST_HELD_OUT = 2**30  # index of pairs that no step sees
+_CONSTANT = 1e-3  # a log error that varies less than this says nothing
 _MEASURED = 16  # crops of which the features' means and spreads are taken
 
 
@@ -146,6 +147,8 @@ class ConfidenceTask:
         s, d = self._expected(), held_out["lpips"]
 
         def correlation(log_error: Tensor) -> float:
+            if log_error.std() < _CONSTANT:
+                return 0.0
             return float(torch.corrcoef(torch.stack([log_error.flatten(), d.clamp(min=1e-3).log().flatten()]))[0, 1])
 
         figures = {"loss": float((torch.exp(-s) * d + s).mean()), "correlation": correlation(s)}
@@ -155,10 +158,12 @@ class ConfidenceTask:
     def export(self, folder: Path) -> None:
         held_out = self._measured()
         before, now = held_out["log_error"], self._expected()
-        scale = float(before.std() / now.std())
+        # A log error that was never trained has no spread to keep.
+        scale = float(before.std() / now.std()) if before.std() > _CONSTANT < now.std() else 1.0
         weight, bias = (v.cpu() for v in self.network.folded(scale, float(before.mean() - scale * now.mean())))
         told = soft_log_error(F.conv2d(held_out["features"], weight, bias))
-        slope = float(((told - told.mean()) * (before - before.mean())).mean() / told.var(unbiased=False))
+        covariance = ((told - told.mean()) * (before - before.mean())).mean()
+        slope = float(covariance / told.var(unbiased=False).clamp(min=_CONSTANT**2))
         offset = float(before.mean() - slope * told.mean()) + self.settings.shift
         restorer = load_frozen(ConvRestorer, self.settings.restorer)
         restorer.exit.weight[-1:], restorer.exit.bias[-1:] = weight, bias
