@@ -38,9 +38,11 @@ def test_the_new_map_has_the_mean_and_spread_of_the_old_one(table: Any, tmp_path
     settings = build(settings_type, table("confidence") | {"held_out": 6})
     task = task_type(settings)
     torch.nn.init.normal_(task.network.convolution.weight, std=0.01)
+    torch.nn.init.normal_(task.restorer.exit.weight, std=0.1)  # it is zero, and so is what the old map says
     task.export(tmp_path / "out")
     restorer = ConvRestorer.from_pretrained(tmp_path / "out/restorer")
     held_out = task._measured()
+    assert held_out["log_error"].std() > 0.1
     with torch.no_grad():
         now = soft_log_error(restorer.exit(held_out["features"])[:, -1:])
     assert float(now.mean()) == pytest.approx(float(held_out["log_error"].mean()), abs=0.05)
