@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from patchscaler.errors import WeightsError
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.training.compact import read_compact, restorer_from_compact
+from test_restorer import check_reach
 
 
 class Compact(nn.Module):
@@ -69,14 +70,7 @@ def test_the_restorer_begins_with_the_compact_networks_picture(compact: Compact,
 def test_its_reach_is_what_it_says(compact: Compact, tmp_path: Path) -> None:
     torch.save(compact.state_dict(), tmp_path / "x4.pth")
     restorer = restorer_from_compact(read_compact(tmp_path / "x4.pth"), DctAutoencoder())
-    pixels = torch.rand(1, 3, 48, 48, requires_grad=True)
-    restorer(pixels).latents[0, :, 12, 12].square().sum().backward()
-    assert pixels.grad is not None
-    seen = pixels.grad.abs().sum(dim=(0, 1)).nonzero()
-    # The cell at 12 and `reach` cells on both sides, two pixels each.
-    assert seen.min() >= 2 * (12 - restorer.reach)
-    assert seen.max() < 2 * (12 + restorer.reach + 1)
-    assert seen.max() >= 2 * (12 + restorer.reach - 1)  # and not much less
+    check_reach(restorer)
 
 
 @pytest.mark.parametrize("half", [False, True])

@@ -63,9 +63,9 @@ class PairDataset(Dataset):
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        if self._teacher is not None and self.settings.teacher is not None:
+        if self._teacher is not None:
             rng = np.random.default_rng([self.seed, index, 2])
-            if rng.random() < self.settings.teacher.share:
+            if rng.random() < self._teacher.share:
                 return self._teacher.draw(rng)
         hr = self.pool.crop(self.seed, index, self.settings.crop, self.settings.draws).float() / 255
         chosen = np.random.default_rng([self.seed, index, 1]).choice(len(self._names), p=self._shares)

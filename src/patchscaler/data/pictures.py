@@ -124,10 +124,15 @@ class PicturePool:
             if contrast > best_contrast:
                 best, best_contrast = candidate, contrast
         assert best is not None
-        turned = np.rot90(best, int(rng.integers(4)))
-        if rng.integers(2):
-            turned = turned[:, ::-1]
-        return torch.from_numpy(np.ascontiguousarray(turned.transpose(2, 0, 1)))
+        return oriented(best, int(rng.integers(4)), bool(rng.integers(2)))
+
+
+def oriented(pixels: np.ndarray, turns: int, mirrored: bool) -> UInt8[Tensor, "3 h w"]:
+    """Pixels (h,w,3) after so many quarter turns, mirrored or not: one of 8 orientations."""
+    turned = np.rot90(pixels, turns)
+    if mirrored:
+        turned = turned[:, ::-1]
+    return torch.from_numpy(np.ascontiguousarray(turned.transpose(2, 0, 1)))
 
 
 def picture_files(root: Path) -> list[Path]:

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from patchscaler.data.pictures import picture_files, read_rgb
+from patchscaler.data.pictures import oriented, picture_files, read_rgb
 from patchscaler.errors import ConfigError, DataError
 
 SCALE = 4
@@ -36,7 +35,7 @@ class TeacherPairs:
 
     def __init__(self, settings: TeacherSettings, crop: int) -> None:
         enlarged = {path.stem: path for path in picture_files(Path(settings.hr))}
-        self.files, self.crop = [], crop // SCALE
+        self.files, self.crop, self.share = [], crop // SCALE, settings.share
         for path in picture_files(Path(settings.lr)):
             if path.stem not in enlarged:
                 raise DataError(f"{settings.hr}: no enlargement of {path}")
@@ -58,7 +57,5 @@ class TeacherPairs:
         pair = {}
         for name, pixels, scale in (("hr", high, SCALE), ("lr", low, 1)):
             rows, cols = (slice(scale * start, scale * (start + self.crop)) for start in (top, left))
-            turned = np.rot90(pixels[rows, cols], turns)
-            turned = turned[:, ::-1] if mirrored else turned
-            pair[name] = torch.from_numpy(np.ascontiguousarray(turned.transpose(2, 0, 1))).float() / 255
+            pair[name] = oriented(pixels[rows, cols], turns, mirrored).float() / 255
         return pair
