@@ -18,7 +18,7 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def low_band(pixels: torch.Tensor, levels: int = 5) -> torch.Tensor:
+def low_band(pixels: torch.Tensor, levels: int) -> torch.Tensor:
     """The definition, by padding and convolution: [1 2 1]/4 x [1 2 1]/4, dilated, border replicated."""
     kernel = torch.tensor([1.0, 2.0, 1.0])
     weight = (kernel[:, None] * kernel / 16).expand(3, 1, 3, 3)
@@ -42,7 +42,7 @@ def test_luma_range_is_studio():
 
 
 @settings(deadline=None, max_examples=25)
-@given(height=sides, width=sides, levels=st.integers(1, 5), seed=seeds)
+@given(height=sides, width=sides, levels=st.integers(1, 6), seed=seeds)
 def test_fix_is_high_bands_plus_the_references_low_band(height, width, levels, seed):
     result, reference = noise(2, 3, height, width, seed=seed), noise(2, 3, height, width, seed=seed + 1)
     expected = result - low_band(result, levels) + low_band(reference, levels)
@@ -64,7 +64,7 @@ def test_detail_stays_and_slow_colours_come_from_the_reference():
     drift = 0.3 * rows / 255
     result = (0.4 + detail + drift).expand(1, 3, -1, -1)
     reference = (0.5 - drift).expand(1, 3, -1, -1)
-    inside = (..., slice(40, -40), slice(40, -40))
+    inside = (..., slice(70, -70), slice(70, -70))
     fixed = wavelet_colour_fix(result, reference)
     torch.testing.assert_close(fixed[inside], (reference + detail)[inside], atol=2e-3, rtol=0)
 

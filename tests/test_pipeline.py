@@ -17,6 +17,7 @@ from patchscaler.errors import ConfigError
 from patchscaler.imaging.colour import wavelet_colour_fix
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.resize import resize_bicubic
+from patchscaler.inference.settings import PAPER_STEPS
 from patchscaler.models.latents import decode_latents
 from patchscaler.report import Progress
 
@@ -164,7 +165,7 @@ def test_one_group_is_plain_sampling(
     last: int,
     use_texture: bool,
 ) -> None:
-    result = tiny_pipeline(photo, seed=3, quality="best", gammas=gammas, use_texture=use_texture, output_type="pt")
+    result = tiny_pipeline(photo, seed=3, steps=PAPER_STEPS, gammas=gammas, use_texture=use_texture, output_type="pt")
     assert result.report.patches[group] == result.groups.numel() == 6
     expected = plain_sampling(tiny_pipeline, as_tensor(photo)[None], 3, 20, last, use_texture)
     assert_close(result.images, expected, tolerance=2e-4)

@@ -39,9 +39,11 @@ class Backbone:
         if given := [option for option, value in refused.items() if value]:
             raise ConfigError(f"{' and '.join(given)}: not with --backbone; leave it out")
 
-    def quality(self, quality: str | None, steps: str | None) -> str | None:
-        """--quality, or the paper's steps where a backbone is named and no steps: few steps need training for them."""
-        return "best" if self.name is not None and quality is None and steps is None else quality
+    def steps(self, quality: str | None, steps: str | None) -> str | None:
+        """--steps, or the paper's where a backbone is named and nothing chooses: few steps need training for them."""
+        from patchscaler.inference.settings import PAPER_STEPS
+
+        return ",".join(map(str, PAPER_STEPS)) if self.name is not None and not quality and not steps else steps
 
     def load(self, device: str) -> "Maker | None":
         """What makes pictures with the pipeline, loaded; None without a backbone. Raises WeightsError, ConfigError."""

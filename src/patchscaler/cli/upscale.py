@@ -111,7 +111,7 @@ def upscale(
     check_wish(**wish)
     borrowed = Backbone(backbone, backbone_style, prompt)
     borrowed.check(budget=budget, resume=resume, workers=workers, device=device)
-    quality = borrowed.quality(quality, steps)
+    steps = borrowed.steps(quality, steps)
     settings = parse_settings(quality, steps, budget, gamma, tau, seed=seed, batch_size=batch_size)
     saving = {"quality": file_quality, "lossless": lossless, "metadata": metadata}
     order = Order(model, wish, settings, saving, resume)

@@ -28,12 +28,12 @@ from patchscaler.experiments.record import Record, Table, Verdict
 from patchscaler.experiments.setting import Setting
 from patchscaler.features.lpips import Lpips, load_lpips
 from patchscaler.imaging.qmap import draw_qmap
-from patchscaler.inference.settings import GAMMAS, QUALITIES
+from patchscaler.inference.settings import GAMMAS, PAPER_STEPS
 from patchscaler.pipeline import STRIDE, PatchScalerOutput
 
 STEPS = (0, 1, 2, 4, 8, 20)  # for every patch, from its group's start time
 FEW, MANY = 2, 20
-STEPS_OF_GROUPS = QUALITIES["best"]  # the paper's
+STEPS_OF_GROUPS = PAPER_STEPS
 THRESHOLDS = (GAMMAS, (0.99, 0.9), (0.9, 0.6), (0.8, 0.5), (0.7, 0.3))
 MAPS = 4  # pictures whose maps are drawn
 

@@ -16,11 +16,11 @@ from patchscaler.experiments.measuring import (
 )
 from patchscaler.experiments.record import Record, Verdict
 from patchscaler.experiments.setting import Setting
-from patchscaler.inference.settings import QUALITIES
+from patchscaler.inference.settings import PAPER_STEPS, QUALITIES
 
 Plan = tuple[tuple[int, int, int], tuple[int, int, int]]  # start times, steps
 
-CHOSEN: Plan = ((400, 700, 1000), (8, 14, 20))
+CHOSEN: Plan = ((400, 700, 1000), PAPER_STEPS)
 UNIFORM: Plan = ((1000, 1000, 1000), (20, 20, 20))
 # The paper's two ends, and what lies between.
 TAUS = [(taus, CHOSEN[1]) for taus in ((1000, 1000, 1000), (700, 850, 1000), (300, 550, 800), (200, 400, 600))]

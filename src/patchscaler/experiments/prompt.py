@@ -20,13 +20,13 @@ from patchscaler.experiments.measuring import (
 )
 from patchscaler.experiments.record import Record, Verdict
 from patchscaler.experiments.setting import Setting
-from patchscaler.inference.settings import DEFAULT_QUALITY, QUALITIES
+from patchscaler.inference.settings import DEFAULT_QUALITY, PAPER_STEPS, QUALITIES
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
 from patchscaler.pipeline import PatchScalerOutput, PatchScalerPipeline
 
 TOP_KS = (1, 2, 4, 8)
 SIZES = (250, 500, 1000, 2000)
-STEPS = QUALITIES["best"]  # the paper's, by which the claims are judged
+STEPS = PAPER_STEPS  # by which the claims are judged
 DEFAULT = QUALITIES[DEFAULT_QUALITY]
 NONE, TEXTURE, GLOBAL = "no prompt", "texture prompt", "one prompt for the picture"
 

@@ -14,9 +14,9 @@ from patchscaler.evaluation.rows import Row, Section
 from patchscaler.experiments.measuring import JUDGE, Notify, difference
 from patchscaler.experiments.record import Record, Table, Verdict
 from patchscaler.experiments.setting import Setting
-from patchscaler.inference.settings import DEFAULT_QUALITY, QUALITIES
+from patchscaler.inference.settings import DEFAULT_QUALITY, PAPER_STEPS, QUALITIES
 
-STEPS = (QUALITIES["best"], QUALITIES[DEFAULT_QUALITY])  # the paper's are the main row
+STEPS = (PAPER_STEPS, QUALITIES[DEFAULT_QUALITY])  # the paper's are the main row
 WITHOUT_TRUTH = ("musiq", "maniqa_koniq", "clipiqa", "niqe")  # what judges where there is no ground truth
 
 

@@ -4,8 +4,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-COLOUR_LEVELS = 5
-WAVELET_REACH = 31  # px: dilations 1 + 2 + 4 + 8 + 16; the halo a tile needs to get the whole picture's values
+# Choice: one more than is usual: the band that five leave has the coarse grain of noisy inputs in it (docs/training.md)
+COLOUR_LEVELS = 6
+WAVELET_REACH = 2**COLOUR_LEVELS - 1  # px: dilations 1 + 2 + 4 ...; the halo with which a tile gets the same values
 
 
 def rgb_to_y(pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 1 h w"]:
@@ -24,7 +25,7 @@ def wavelet_colour_fix(
 
     The low band is what `levels` undecimated levels leave: kernel [1 2 1]/4 along both axes, dilated by 1, 2, 4, ...,
     the border replicated. The result may leave [0, 1] a little. Needs one output plus three single-channel buffers.
-    A pixel depends on those at most 2^levels - 1 away (WAVELET_REACH for five levels).
+    A pixel depends on those at most 2^levels - 1 away (WAVELET_REACH by default).
 
     Raises ValueError if the shapes differ.
     """

@@ -28,7 +28,7 @@ class Sampling:
     batch_latents  per call of the network, which takes as many whole tiles as fit, at least one; changes nothing
                    beyond rounding, unless the scheduler draws noise in its steps
     seed           of the noise; `generator` draws it instead, as the pipeline itself would
-    colour_fix     the colours of the input, as in PatchScaler (five wavelet levels)
+    colour_fix     the colours of the input, as in PatchScaler (six wavelet levels)
     on_step        called after each call of the network with (tile-steps done, tile-steps in all)
     """
 

@@ -31,7 +31,7 @@ def enlarge_bicubic(pixels: Array, scale: int) -> Array:
     return pixels
 
 
-def wavelet_colour_fix(result: Array, reference: Array, levels: int = 5) -> Array:
+def wavelet_colour_fix(result: Array, reference: Array, levels: int = 6) -> Array:
     """Twin of `imaging.colour.wavelet_colour_fix`."""
     low = reference - result
     for level in range(levels):
