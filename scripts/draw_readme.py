@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def main() -> None:
-    picture = Image.open(ROOT / "examples" / "parrot.png").convert("RGB")
+    picture = Image.open(ROOT / "examples" / "noisy_parrot.png").convert("RGB")
     result = PatchScalerPipeline.from_pretrained()(picture)
     large = picture.resize((picture.width * 4, picture.height * 4), Image.Resampling.BICUBIC)
     names = list(result.report.patches)

@@ -15,7 +15,7 @@ from patchscaler import PatchScalerPipeline
 
 ROOT = Path(__file__).resolve().parent.parent
 GOLDEN = ROOT / "tests" / "golden.json"
-PICTURE = "examples/parrot.png"
+PICTURE = "examples/noisy_parrot.png"  # has patches of all three groups
 CELLS = 8  # along each side
 STEPS = (2, 4, 6)  # few, for speed
 
