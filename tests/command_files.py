@@ -1,0 +1,17 @@
+"""Small pictures for tests of the command line, and what a command left."""
+
+from pathlib import Path
+
+from PIL import Image
+
+
+def make_picture(path: Path, width: int = 9, height: int = 6) -> Path:
+    path.parent.mkdir(exist_ok=True)
+    pixels = bytes(value % 251 for value in range(0, width * height * 3 * 7, 7))
+    Image.frombytes("RGB", (width, height), pixels).save(path)
+    return path
+
+
+def files_in(folder: Path) -> list[str]:
+    """Every file below a folder, hidden ones too: a half-written result would be among them."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
