@@ -80,7 +80,8 @@ def build_tiny_pipeline():
     torch.manual_seed(0)
     autoencoder = patchscaler.DctAutoencoder(width=16, blocks=1, fine_width=16, fine_blocks=1)
     restorer = patchscaler.ConvRestorer(width=16, blocks=2, eta=1.0)
-    patch_dit = patchscaler.PatchDiT(width=32, depth=2, heads=2, texture_width=32)
+    limit = -0.01  # of the log errors of `photo`, some patches lie above it, some below
+    patch_dit = patchscaler.PatchDiT(width=32, depth=2, heads=2, texture_width=32, prompt_limit=limit)
     classifier = patchscaler.TextureClassifier(width=16, blocks=1, features=16)
     encoder = patchscaler.TextureEncoder(width=32, top_k=2)
     memory = patchscaler.ReferenceTextureMemory(features=16, size=20)

@@ -18,7 +18,11 @@ pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
 @needs_vgg
 def test_coarse_pictures_stay_and_the_log_error_follows_lpips(table: Any, tmp_path: Path, parts: Path) -> None:
-    settings = table("confidence", steps=120, batch_size=3, ema_decay=0.5) | {"crops": 8, "held_out": 8}
+    settings = table("confidence", steps=120, batch_size=3, ema_decay=0.5) | {
+        "crops": 8,
+        "held_out": 8,
+        "prompt_limit": -0.25,
+    }
     run_training("confidence", settings)
     before = ConvRestorer.from_pretrained(parts / "restorer")
     after = ConvRestorer.from_pretrained(tmp_path / "run/weights/restorer")
@@ -30,6 +34,9 @@ def test_coarse_pictures_stay_and_the_log_error_follows_lpips(table: Any, tmp_pa
     last = entries(tmp_path / "run", "train")[-1]
     assert last["loss"] < first - 0.05
     assert last["expected"] == pytest.approx(last["lpips"], rel=0.35)
+    assert (
+        PatchDiT.from_pretrained(tmp_path / "run/weights/patch_dit").config["prompt_limit"] == settings["prompt_limit"]
+    )
 
 
 @needs_vgg

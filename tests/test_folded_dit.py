@@ -12,12 +12,11 @@ from patchscaler.models.folded_dit import FoldedDiT, _gelu_
 law = settings(deadline=None, max_examples=20)
 
 
-def network(prediction_type: str = "sample") -> PatchDiT:
+def network(prediction_type: str = "sample", prompt_limit: float | None = None) -> PatchDiT:
     """Every parameter random, so that no modulation is zero."""
     torch.manual_seed(0)
-    made = PatchDiT(
-        latent_channels=4, sample_size=8, width=32, depth=2, heads=2, texture_width=16, prediction_type=prediction_type
-    )
+    sizes = {"latent_channels": 4, "sample_size": 8, "width": 32, "depth": 2, "heads": 2, "texture_width": 16}
+    made = PatchDiT(**sizes, prediction_type=prediction_type, prompt_limit=prompt_limit)
     for parameter in made.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return made.eval()
@@ -40,6 +39,24 @@ def test_folding_changes_nothing(count: int, step: int, seed: int, with_texture:
     expected = dit(x_t, torch.full((count,), step), coarse, error, texture)
     found = FoldedDiT(dit)(x_t, step, coarse, error, texture)
     torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-4)
+
+
+@law
+@given(levels=st.lists(st.sampled_from([-1.0, 0.4, 0.6]), min_size=1, max_size=5), step=st.integers(0, 999))
+@torch.no_grad()
+def test_patches_above_the_limit_read_no_prompt(levels: list[float], step: int) -> None:
+    """To the last bit, whatever patches are beside them, and those below read theirs."""
+    dit, count = network(prompt_limit=0.5), len(levels)
+    x_t, coarse, error = inputs(count)
+    error += torch.tensor(levels).view(-1, 1, 1, 1) - error.mean(dim=(1, 2, 3), keepdim=True)
+    texture = dit.texture_cache(torch.randn(count, 6, 16, generator=torch.Generator().manual_seed(1)))
+    folded, t = FoldedDiT(dit), torch.full((count,), step)
+    found, plain = folded(x_t, step, coarse, error, texture), folded(x_t, step, coarse, error)
+    torch.testing.assert_close(found, dit(x_t, t, coarse, error, texture), atol=2e-4, rtol=1e-4)
+    full = FoldedDiT(network())(x_t, step, coarse, error, texture)
+    for number, level in enumerate(levels):
+        assert torch.equal(found[number], (plain if level > 0.5 else full)[number])
+    assert not torch.equal(plain, full)
 
 
 @pytest.mark.parametrize("prediction_type", ["sample", "epsilon", "v_prediction"])

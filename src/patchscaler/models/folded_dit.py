@@ -62,6 +62,9 @@ class FoldedDiT:
         tokens = network.embed(x_t, coarse, log_error)  # first: offloaded weights come to the device with it
         self._fold(step)
         assert self._exit is not None
+        prompted = None if texture is None else network.prompted(log_error)
+        if prompted is not None and (prompted.all() or not prompted.any()):  # one answer for all patches
+            texture, prompted = texture if prompted.all() else None, None
         n, length, width = tokens.shape
         heads = network.layers[0].heads
         x = tokens.reshape(n * length, width)
@@ -71,7 +74,7 @@ class FoldedDiT:
             if texture is not None:
                 q = F.linear(_normalise(x), *block.texture_query).view(n, length, heads, width // heads)
                 keys, values = texture.keys[:, number].to(q.dtype), texture.values[:, number].to(q.dtype)
-                _attend_into(x, (q.transpose(1, 2), keys, values), block.texture_out)
+                _attend_into(x, (q.transpose(1, 2), keys, values), block.texture_out, prompted)
             hidden = _gelu_(F.linear(_normalise(x), *block.mlp_in))
             _add_linear_(x, hidden, block.mlp_out)
         out = F.linear(_normalise(x), *self._exit).view(n, length, -1)
@@ -117,11 +120,16 @@ def _normalise(x: Tensor) -> Tensor:
     return F.layer_norm(x, x.shape[-1:], eps=1e-6)
 
 
-def _attend_into(x: Tensor, qkv: tuple[Tensor, ...], out: Folded) -> None:
-    """Adds the projected attention to x (n * tokens, width)."""
+def _attend_into(x: Tensor, qkv: tuple[Tensor, ...], out: Folded, rows: Tensor | None = None) -> None:
+    """Adds the projected attention to x (n * tokens, width); rows (n,) bool: of these patches alone."""
     query, key, value = qkv
-    y = F.scaled_dot_product_attention(query, key, value)
-    _add_linear_(x, y.transpose(1, 2).reshape(x.shape), out)
+    y = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).reshape(x.shape)
+    if rows is None:
+        _add_linear_(x, y, out)
+    else:  # adds exact zeros to the others, so it makes no difference which patches are together
+        reading = rows.to(x.dtype)[:, None, None]
+        x.addmm_((y.view(len(rows), -1, x.shape[1]) * reading).view(x.shape), out.weight.T)
+        x.view(len(rows), -1, x.shape[1]).add_(reading * out.bias)
 
 
 def _add_linear_(x: Tensor, y: Tensor, linear: Folded) -> None:

@@ -80,8 +80,10 @@ class Block(nn.Module):
         key, value = rearrange(self.texture_key_value(tokens), "n k (two h e) -> two n h k e", two=2, h=self.heads)
         return key, value
 
-    def forward(self, x: Tensor, modulation: Tensor, key: Tensor | None, value: Tensor | None) -> Tensor:
-        """x (n,tokens,width), modulation (n,7,width)."""
+    def forward(
+        self, x: Tensor, modulation: Tensor, key: Tensor | None, value: Tensor | None, prompted: Tensor | None = None
+    ) -> Tensor:
+        """x (n,tokens,width), modulation (n,7,width); prompted (n,): patches that read keys and values, None: all."""
         m = (modulation + self.table).to(x.dtype).unsqueeze(2).unbind(1)
         y = _normalise(x) * (1 + m[1]) + m[0]
         q, k, v = rearrange(self.qkv(y), "n t (three h e) -> three n h t e", three=3, h=self.heads)
@@ -90,7 +92,8 @@ class Block(nn.Module):
         if key is not None and value is not None:
             q = rearrange(self.texture_query(_normalise(x)), "n t (h e) -> n h t e", h=self.heads)
             y = F.scaled_dot_product_attention(q, key.to(q.dtype), value.to(q.dtype))
-            x = x + m[6] * self.texture_out(rearrange(y, "n h t e -> n t (h e)"))
+            read = m[6] * self.texture_out(rearrange(y, "n h t e -> n t (h e)"))
+            x = x + (read if prompted is None else prompted.to(x.dtype)[:, None, None] * read)
         y = _normalise(x) * (1 + m[4]) + m[3]
         return x + m[5] * self.mlp_out(F.gelu(self.mlp_in(y), approximate="tanh"))
 
@@ -106,6 +109,10 @@ class PatchDiT(ModelMixin, ConfigMixin):
     width, depth, heads | of the transformer; width a multiple of 4 and of heads
     texture_width       | channels of the texture tokens
     prediction_type     | "sample" (x0, the paper's), "epsilon" or "v_prediction"
+    prompt_limit        | patches of a larger mean log error read no texture prompt; None: all do
+
+    Choice: no prompt where the restorer is least sure. Textures are looked up by the coarse patch, and where that was
+    guessed they fit the guess (docs/training.md).
 
     Choice: y0 and its expected error are concatenated to x_t, since at t = 999 nothing of y0 is left in the noise; with
     "sample" the network's output is added to y0, so that an untrained network returns the coarse patch.
@@ -125,6 +132,7 @@ class PatchDiT(ModelMixin, ConfigMixin):
         mlp_ratio: float = 4.0,
         texture_width: int = 256,
         prediction_type: str = "sample",
+        prompt_limit: float | None = None,
     ) -> None:
         super().__init__()
         if width % 4 or width % heads:
@@ -166,15 +174,21 @@ class PatchDiT(ModelMixin, ConfigMixin):
         """Noisy patch at steps t in 0..999 -> prediction (n,c,V,V) float32. `texture` None: no texture prompt."""
         x = self.embed(x_t, coarse, log_error)
         time, modulation = self.modulate(t)
+        prompted = None if texture is None else self.prompted(log_error)
         for number, layer in enumerate(self.layers):
             key = None if texture is None else texture.keys[:, number]
             value = None if texture is None else texture.values[:, number]
             if self.gradient_checkpointing and self.training:
-                x = checkpoint(layer, x, modulation, key, value, use_reentrant=False)
+                x = checkpoint(layer, x, modulation, key, value, prompted, use_reentrant=False)
             else:
-                x = layer(x, modulation, key, value)
+                x = layer(x, modulation, key, value, prompted)
         shift, scale = (self.exit_table + time.unsqueeze(1)).to(x.dtype).unsqueeze(2).unbind(1)
         return self.leave(self.exit(_normalise(x) * (1 + scale) + shift), coarse)
+
+    def prompted(self, log_error: Float[Tensor, "n 1 V V"]) -> Tensor | None:
+        """Which patches read the texture prompt, (n,) bool; None: all."""
+        limit = self.config["prompt_limit"]
+        return None if limit is None else log_error.float().mean(dim=(1, 2, 3)) <= limit
 
     @apply_forward_hook
     def embed(self, x_t: Tensor, coarse: Tensor, log_error: Tensor) -> Tensor:

@@ -46,6 +46,7 @@ class ConfidenceSettings:
     held_out  further crops, for validation and for the two straight lines
     shift     added to the log error that Patch-DiT is told. Choice: -1, since where that says "hard" too often it
               invents texture (docs/training.md)
+    prompt_limit  Patch-DiT's: above this mean log error of a patch, by the new map, it reads no texture prompt
     """
 
     run: RunSettings
@@ -58,6 +59,7 @@ class ConfidenceSettings:
     crops: int = 720
     held_out: int = 96
     shift: float = -1.0
+    prompt_limit: float | None = -0.5
 
 
 class Readout(nn.Module):
@@ -170,6 +172,7 @@ class ConfidenceTask:
         restorer.save_pretrained(folder / "restorer")
         patch_dit = load_frozen(PatchDiT, self.settings.patch_dit)
         read_line(patch_dit, slope, offset)
+        patch_dit.register_to_config(prompt_limit=self.settings.prompt_limit)
         patch_dit.save_pretrained(folder / "patch_dit")
 
     def _expected(self) -> Tensor:
