@@ -67,7 +67,7 @@ class Refiner:
         texture = None
         if settings.use_texture:
             with stage("prompt"):
-                texture = self._prompt(coarse, settings.batch_size, on_prompt)
+                texture = self._prompt(coarse, error, settings.batch_size, on_prompt)
 
         alphas, kind = self.parts.alphas.to(device), self.parts.patch_dit.config["prediction_type"]
 
@@ -95,18 +95,23 @@ class Refiner:
                 on_step_end=on_step_end,
             ).cpu()
 
-    def _prompt(self, coarse: Tensor, batch_size: int, on_prompt: Callable[[int], None]) -> TextureCache:
-        """Written batch by batch into one cache, so that it exists once."""
+    def _prompt(
+        self, coarse: Tensor, error: Tensor, batch_size: int, on_prompt: Callable[[int], None]
+    ) -> TextureCache | None:
+        """Of the patches that read it, zeros for the others; None if none does. Written batch by batch into one cache,
+        so that it exists once."""
         cache: TextureCache | None = None
-        for start in range(0, len(coarse), batch_size):
-            rows = slice(start, start + batch_size)
+        read, places = self.parts.patch_dit.prompted(error), torch.arange(len(coarse), device=coarse.device)
+        readers = places if read is None else places[read]
+        for rows in readers.split(batch_size) if len(readers) else ():
             found = self.parts.prompt(coarse[rows])
             if cache is None:
-                cache = TextureCache(*(part.new_empty(len(coarse), *part.shape[1:]) for part in found))
+                cache = TextureCache(*(part.new_zeros(len(coarse), *part.shape[1:]) for part in found))
             for whole, part in zip(cache, found, strict=True):
                 whole[rows] = part
-            on_prompt(min(start + batch_size, len(coarse)))
-        assert cache is not None
+            if rows[-1] < readers[-1]:
+                on_prompt(int(rows[-1]) + 1)
+        on_prompt(len(coarse))
         return cache
 
     def _noise(self, patches: PatchSet, seed: int) -> Tensor:
