@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from patchscaler.diffusion.pgs import GroupConfig
 from patchscaler.experiments.inputs import Sample, read_samples
 from patchscaler.experiments.measuring import (
     JUDGE,
@@ -18,14 +19,16 @@ from patchscaler.experiments.record import Record, Verdict
 from patchscaler.experiments.setting import Setting
 from patchscaler.inference.settings import PAPER_STEPS, QUALITIES
 
-Plan = tuple[tuple[int, int, int], tuple[int, int, int]]  # start times, steps
+Plan = tuple[tuple[int, ...], tuple[int, ...]]  # start times, steps
 
-CHOSEN: Plan = ((400, 700, 1000), PAPER_STEPS)
+CHOSEN: Plan = (GroupConfig.taus, PAPER_STEPS)
 UNIFORM: Plan = ((1000, 1000, 1000), (20, 20, 20))
 # The paper's two ends, and what lies between.
-TAUS = [(taus, CHOSEN[1]) for taus in ((1000, 1000, 1000), (700, 850, 1000), (300, 550, 800), (200, 400, 600))]
-STEPS = [(CHOSEN[0], steps) for steps in ((20, 20, 20), (14, 17, 20), (6, 10, 15), (4, 7, 10), (2, 4, 6))]
-FEW = [(CHOSEN[0], steps) for steps in ((1, 2, 3), QUALITIES["balanced"], QUALITIES["fast"])]
+TAUS: list[Plan] = [
+    (taus, CHOSEN[1]) for taus in ((1000, 1000, 1000), (700, 850, 1000), (300, 550, 800), (200, 400, 600))
+]
+STEPS: list[Plan] = [(CHOSEN[0], steps) for steps in ((20, 20, 20), (14, 17, 20), (6, 10, 15), (4, 7, 10), (2, 4, 6))]
+FEW: list[Plan] = [(CHOSEN[0], steps) for steps in ((1, 2, 3), QUALITIES["balanced"], QUALITIES["fast"])]
 LEAST: Plan = ((200, 400, 600), (2, 4, 6))
 NONE: Plan = (CHOSEN[0], (0, 0, 0))
 EQUAL = 0.02  # share of the quality's figure within which two are called equal
@@ -86,7 +89,7 @@ def _plot(found: dict[str, Measured]) -> Any:
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
-    series = {
+    series: dict[str, list[Plan]] = {
         "start times, steps 8,14,20": [*TAUS[:2], CHOSEN, *TAUS[2:]],
         "steps, from 400,700,1000": [*STEPS[:2], CHOSEN, *STEPS[2:]],
         "few steps": FEW,

@@ -13,13 +13,12 @@ QUALITIES: dict[str, tuple[int, int, int]] = {
     "best": (0, 4, 8),
 }
 DEFAULT_QUALITY = "balanced"
-PAPER_STEPS = (8, 14, 20)  # what the claims of the paper are tried with; the bundled weights are made for fewer
+PAPER_STEPS = GroupConfig.steps  # what the claims of the paper are tried with; the bundled weights are made for fewer
 # What a budget chooses from, rising. It ends at "best": more time than that makes no better pictures.
 LADDER: tuple[tuple[int, int, int], ...] = (
     (0, 0, 0), (0, 0, 1), (0, 1, 1), (0, 1, 2), (0, 2, 3), (0, 3, 4), (0, 3, 5), (0, 4, 6), (0, 4, 8),
 )  # fmt: skip
-GAMMAS = (0.95, 0.75)
-TAUS = (400, 700, 1000)
+GAMMAS, TAUS = GroupConfig.gammas, GroupConfig.taus
 
 
 @dataclass(frozen=True)

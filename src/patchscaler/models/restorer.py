@@ -16,8 +16,6 @@ from patchscaler.models.base import ConfigMixin, ModelMixin, register_to_config
 # log e is kept in this range: a patch that looked easy and is not would otherwise give exp(-s) any gradient at all. The
 # lower end, e = 0.007, is far below any eta; the range is soft there, so that the gradient never dies.
 LOG_ERROR_RANGE = (-5.0, 4.0)
-
-
 # Where the calmer network takes over: the mean log error of 9 x 9 latents decides, over this range around the limit.
 _CALM_REACH = 4
 _CALM_WIDTH = 0.5
