@@ -16,6 +16,7 @@ class Part(str, Enum):
     texture = "texture"
     patch_dit = "patch-dit"
     finetune = "finetune"
+    fusion = "fusion"
     confidence = "confidence"
 
 
@@ -65,6 +66,10 @@ def types_of(part: Part) -> tuple[Any, Any]:
         from patchscaler.training.finetune import FinetuneSettings, FinetuneTask
 
         return FinetuneSettings, FinetuneTask
+    if part is Part.fusion:
+        from patchscaler.training.fusion import FusionSettings, FusionTask
+
+        return FusionSettings, FusionTask
     if part is Part.confidence:
         from patchscaler.training.confidence import ConfidenceSettings, ConfidenceTask
 

@@ -11,18 +11,17 @@ Choice: the last order's resize is relative to the output size, also when it is 
 means noise and JPEG on the small picture.
 """
 
-import io
 from dataclasses import dataclass
 
 import numpy as np
 import torch
-from einops import rearrange
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from patchscaler.data.camera import CameraConfig, photograph
 from patchscaler.data.kernels import KERNEL_KINDS, blur_kernel, sinc_kernel
+from patchscaler.data.operations import filtered, jpeg
 from patchscaler.errors import ConfigError
 
 RESIZE_MODES = ("area", "bilinear", "bicubic", "bicubic antialias")
@@ -157,7 +156,10 @@ class DegradationConfig:
 @torch.no_grad()
 @torch.autocast("cpu", enabled=False)  # a trainer's autocast would blur in bfloat16
 def degrade(
-    image: Float[Tensor, "3 H W"], config: DegradationConfig, generator: np.random.Generator, scale: int = 4
+    image: Float[Tensor, "3 H W"],
+    config: DegradationConfig | CameraConfig,
+    generator: np.random.Generator,
+    scale: int = 4,
 ) -> Float[Tensor, "3 h w"]:
     """Degrade one picture to 1/scale of its size: a function of the arguments and nothing else.
 
@@ -170,26 +172,36 @@ def degrade(
     height, width = image.shape[-2:]
     if scale < 1 or min(height, width) < 1 or height % scale or width % scale:
         raise ValueError(f"crop the picture to a multiple of scale {scale}: got {height} x {width}")
-    target = height // scale, width // scale
+    if isinstance(config, CameraConfig):
+        x = photograph(image, config, generator, scale)
+    else:
+        x = _degrade_twice(image, config, generator, (height // scale, width // scale))
+    return (x.clamp(0, 1) * 255).round() / 255
 
+
+def _degrade_twice(
+    image: Tensor, config: DegradationConfig, generator: np.random.Generator, target: tuple[int, int]
+) -> Tensor:
+    """Both orders, or the one that there is, to the size `target` (height, width)."""
+    height, width = image.shape[-2:]
     x = image
     last = config.first
     if config.second is not None:
         x = _blur_resize_noise(x, config.first, (height, width), generator)
-        x = _jpeg(x, config.first, generator)
+        x = jpeg(x, config.first.jpeg_quality, generator)
         last = config.second
     x = _blur_resize_noise(x, last, target, generator)
     if generator.random() < 0.5:
         x = _finish(x, config, last, target, generator)
-        x = _jpeg(x, last, generator)
+        x = jpeg(x, last.jpeg_quality, generator)
     else:
-        x = _jpeg(x, last, generator)
+        x = jpeg(x, last.jpeg_quality, generator)
         x = _finish(x, config, last, target, generator)
-    return (x.clamp(0, 1) * 255).round() / 255
+    return x
 
 
 def degrade_at(
-    image: Float[Tensor, "3 H W"], config: DegradationConfig, seed: int, index: int, scale: int = 4
+    image: Float[Tensor, "3 H W"], config: DegradationConfig | CameraConfig, seed: int, index: int, scale: int = 4
 ) -> Float[Tensor, "3 h w"]:
     """`degrade` with the generator that belongs to (seed, index), both >= 0: the same for any order or worker count."""
     sequence = np.random.SeedSequence([seed, index], spawn_key=DEGRADATION_STREAM)
@@ -199,7 +211,7 @@ def degrade_at(
 def _blur_resize_noise(x: Tensor, order: OrderConfig, base: tuple[int, int], generator: np.random.Generator) -> Tensor:
     """Blur, resize to a random multiple of base (height, width), add noise."""
     if generator.random() < order.blur_probability:
-        x = _filter(x, _draw_kernel(order, generator))
+        x = filtered(x, _draw_kernel(order, generator))
     direction = generator.choice(3, p=order.resize_probabilities)
     low, high = order.resize_scale
     factor = (generator.uniform(1, high), generator.uniform(low, 1), 1.0)[direction]
@@ -219,7 +231,7 @@ def _finish(
     x = _resize(x, target, order, generator)
     if generator.random() < config.final_sinc_probability:
         size = _draw_odd(config.final_sinc_size, generator)
-        x = _filter(x, sinc_kernel(size, generator.uniform(*config.final_sinc_cutoff)))
+        x = filtered(x, sinc_kernel(size, generator.uniform(*config.final_sinc_cutoff)))
     return x
 
 
@@ -240,19 +252,6 @@ def _draw_kernel(order: OrderConfig, generator: np.random.Generator) -> Tensor:
     middle = min(max(1.0, low), high)
     beta = generator.uniform(low, middle) if generator.random() < 0.5 else generator.uniform(middle, high)
     return blur_kernel(kind, size, sigma_x, sigma_y, angle, beta)
-
-
-def _filter(x: Tensor, kernel: Tensor) -> Tensor:
-    """Convolve each channel; by FFT, which beats a direct depthwise convolution from 9x9 on."""
-    height, width = x.shape[-2:]
-    reach = kernel.shape[-1] // 2
-    mode = "reflect" if reach < min(height, width) else "replicate"
-    padded = F.pad(x[None], (reach,) * 4, mode=mode)[0]
-    # Sides with large prime factors make the FFT several times slower; the zeros reach only what is cut off.
-    size = [-(-side // 16) * 16 for side in padded.shape[-2:]]
-    spectrum = torch.fft.rfft2(padded, s=size) * torch.fft.rfft2(kernel, s=size)
-    filtered = torch.fft.irfft2(spectrum, s=size)
-    return filtered[:, 2 * reach : 2 * reach + height, 2 * reach : 2 * reach + width]
 
 
 def _resize(x: Tensor, size: tuple[int, int], order: OrderConfig, generator: np.random.Generator) -> Tensor:
@@ -282,15 +281,3 @@ def _poisson_noise(x: Tensor, order: OrderConfig, generator: np.random.Generator
     photons = 2.0 ** np.ceil(np.log2(levels))
     counts = torch.from_numpy(generator.poisson(light.numpy() * photons).astype(np.float32))
     return x + strength * (counts / photons - light)
-
-
-def _jpeg(x: Tensor, order: OrderConfig, generator: np.random.Generator) -> Tensor:
-    if order.jpeg_quality is None:
-        return x
-    quality = int(generator.integers(order.jpeg_quality[0], order.jpeg_quality[1] + 1))
-    pixels = rearrange((x.clamp(0, 1) * 255).round().to(torch.uint8), "c h w -> h w c").contiguous()
-    file = io.BytesIO()
-    Image.fromarray(pixels.numpy()).save(file, format="JPEG", quality=quality)
-    with Image.open(file) as compressed:
-        decoded = np.array(compressed)
-    return rearrange(torch.from_numpy(decoded), "h w c -> c h w").float() / 255

@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from patchscaler.data.camera import CameraConfig
 from patchscaler.data.degradation import DegradationConfig, degrade_at
 from patchscaler.data.pictures import PicturePool, PictureSet, picture_files, read_rgb
 from patchscaler.data.teacher import TeacherPairs, TeacherSettings
 from patchscaler.errors import ConfigError, DataError
 
-CONDITIONS = {
+CONDITIONS: dict[str, DegradationConfig | CameraConfig] = {
     "bicubic": DegradationConfig.bicubic(),
+    "camera": CameraConfig(),
     "mild": DegradationConfig.mild(),
     "real_esrgan": DegradationConfig.real_esrgan(),
 }

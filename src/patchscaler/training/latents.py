@@ -7,8 +7,6 @@ needs it, in order, and continued when it was interrupted; sample `index` is the
 
 import hashlib
 import json
-import os
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +15,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from patchscaler.data.pairs import PairDataset, PairSettings
 from patchscaler.data.pictures import PictureSet
 from patchscaler.errors import ConfigError
 from patchscaler.models.autoencoder import STRIDE, DctAutoencoder
 from patchscaler.models.latents import latent_channels, restorer_input
-from patchscaler.training.common import one_thread
-
-_CHUNK = 16
+from patchscaler.training.cache import CropCache
 
 
 @dataclass(frozen=True)
@@ -52,56 +48,31 @@ class LatentCache:
         autoencoder: Any,
         restorer: Any,
     ) -> None:
-        side, channels = pairs.crop // 8, latent_channels(autoencoder)
+        side, channels = pairs.crop // STRIDE, latent_channels(autoencoder)
         dataset = PairDataset(pictures, pairs, settings.seed)
-        self.folder = Path(settings.folder) / _fingerprint(settings, dataset, autoencoder, restorer)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        count = settings.count
-        self.arrays = {
-            "pixels": _open(self.folder / "pixels.u8", (count, 3, pairs.crop, pairs.crop)),
-            "coarse": _open(self.folder / "coarse.f16", (count, channels, side, side)),
-            "log_error": _open(self.folder / "log_error.f16", (count, 1, side, side)),
-        }
-        self.count, self.side = settings.count, side
-        self._fill(settings, dataset, autoencoder, restorer)
 
-    def _fill(self, settings: CacheSettings, dataset: Dataset, autoencoder: Any, restorer: Any) -> None:
-        marker = self.folder / "done.json"
-        done = json.loads(marker.read_text())["done"] if marker.exists() else 0
-        if done >= self.count:
-            return
-        loader = DataLoader(
-            dataset,
-            batch_size=_CHUNK,
-            sampler=range(done, self.count),
-            num_workers=settings.workers,
-            worker_init_fn=one_thread,
-        )
-        for batch in loader:
-            size = len(batch["hr"])
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
+        def restore(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
                 restored = restorer(restorer_input(restorer, autoencoder, batch["lr"]))
-            self.arrays["pixels"][done : done + size] = (batch["hr"] * 255).round().byte().numpy()
-            for name, values in {"coarse": restored.latents, "log_error": restored.log_error}.items():
-                self.arrays[name][done : done + size] = values.clamp(-6e4, 6e4).numpy().astype(np.float16)
-            done += size
-            if done % (_CHUNK * 50) == 0 or done == self.count:
-                for array in self.arrays.values():
-                    array.flush()
-                fresh = marker.with_suffix(".new")
-                fresh.write_text(json.dumps({"done": done}))
-                os.replace(fresh, marker)
-                print(f"latent cache: {done} of {self.count} crops", file=sys.stderr, flush=True)
+            return {"pixels": batch["hr"], "coarse": restored.latents, "log_error": restored.log_error}
+
+        self.crops = CropCache(
+            Path(settings.folder) / _fingerprint(settings, dataset, autoencoder, restorer),
+            settings.count,
+            {"pixels": (3, pairs.crop, pairs.crop), "coarse": (channels, side, side), "log_error": (1, side, side)},
+            dataset,
+            restore,
+            settings.workers,
+        )
+        self.count, self.side = settings.count, side
 
     def patches(self, index: int, top: int, left: int, patch: int) -> dict[str, Tensor]:
         """The patch at latent (top,left) of crop `index` as float32 tensors, pixels in [0,1]."""
-        found = {}
-        for name, array in self.arrays.items():
-            scale = STRIDE if name == "pixels" else 1
-            rows, cols = (slice(scale * start, scale * (start + patch)) for start in (top, left))
-            found[name] = torch.from_numpy(array[index, :, rows, cols].astype(np.float32))
-        found["pixels"] /= 255
-        return found
+        corner = STRIDE * top, STRIDE * left, STRIDE * patch
+        return {
+            name: self.crops.read(index, name, *(corner if name == "pixels" else (top, left, patch)))
+            for name in self.crops.arrays
+        }
 
 
 def random_patches(
@@ -161,11 +132,6 @@ class PatchDataset(Dataset):
         if rng.random() < self.hard_share:
             return max(candidates, key=lambda sample: float(sample["log_error"].mean()))
         return candidates[0]
-
-
-def _open(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    dtype = np.uint8 if path.suffix == ".u8" else np.float16
-    return np.memmap(path, dtype=dtype, mode="r+" if path.exists() else "w+", shape=shape)
 
 
 def _fingerprint(settings: CacheSettings, dataset: PairDataset, autoencoder: Any, restorer: Any) -> str:

@@ -34,7 +34,8 @@ class Task(Protocol):
 
     A task with more state than the trained parameters (a discriminator and its optimiser, say) lists it, as objects
     with `state_dict` and `load_state_dict`, in an attribute `checkpointed`; its frozen networks in `frozen`. All
-    networks go to the device of the training. `skips` says that some steps leave some parameters out.
+    networks go to the device of the training. `skips` says that some steps leave some parameters out; the method
+    `rate_of` gives a parameter's learning rate by its name, relative to the run's.
     """
 
     network: nn.Module  # the trained parameters, all of them and no others
@@ -111,13 +112,7 @@ def train(task: Task, run: RunSettings, settings: Any, dry_run: bool = False) ->
     with accelerator.main_process_first():
         check_settings(folder / "settings.json", settings)
 
-    decayed = [p for p in task.network.parameters() if p.requires_grad and p.ndim > 1]
-    others = [p for p in task.network.parameters() if p.requires_grad and p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": run.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=run.learning_rate,
-        betas=run.betas,
-    )
+    optimizer = torch.optim.AdamW(_parameter_groups(task, run), lr=run.learning_rate, betas=run.betas)
     progress = Progress()
     ema = EMAModel(task.network.parameters(), decay=run.ema_decay, use_ema_warmup=True, power=0.75, foreach=True)
     with accelerator.local_main_process_first():  # one process of each machine builds caches, the others find them
@@ -148,7 +143,7 @@ def train(task: Task, run: RunSettings, settings: Any, dry_run: bool = False) ->
     summed = 0
     for batch in loader:
         for group in optimizer.param_groups:
-            group["lr"] = run.learning_rate * learning_rate_at(progress.step, run)
+            group["lr"] = group["rate"] * run.learning_rate * learning_rate_at(progress.step, run)
         generator = torch.Generator().manual_seed(
             (run.seed * 1_000_003 + progress.step * accelerator.num_processes + accelerator.process_index) % 2**63
         )
@@ -189,6 +184,17 @@ def train(task: Task, run: RunSettings, settings: Any, dry_run: bool = False) ->
         _export(task, ema, folder, progress, figures, settings)
     accelerator.end_training()
     return figures
+
+
+def _parameter_groups(task: Task, run: RunSettings) -> list[dict[str, Any]]:
+    """The trained parameters by rate and weight decay: vectors and scalars aren't decayed."""
+    rate_of = getattr(task, "rate_of", lambda name: 1.0)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in task.network.named_parameters():
+        if parameter.requires_grad:
+            key = rate_of(name), run.weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault(key, []).append(parameter)
+    return [{"params": some, "rate": rate, "weight_decay": decay} for (rate, decay), some in groups.items()]
 
 
 def _to_device(task: Task, device: torch.device) -> None:

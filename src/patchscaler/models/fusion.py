@@ -1,0 +1,115 @@
+"""Where the GRM asks its second restorer, and what it makes of two answers.
+
+One small restorer can't tell noise from texture, a large one costs ten times as much. So a gate, which sees what the
+first restorer sees, tells how much lower the LPIPS would be with both; where that is worth the time, the second one is
+asked and a small network weighs the two, place by place and channel by channel:
+
+    y0 = y_1 + w (y_2 - y_1) + d
+
+That is PGS's own idea, spending where it pays, one stage earlier.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from patchscaler.errors import ConfigError
+from patchscaler.models.autoencoder import ResidualBlock
+from patchscaler.models.base import ConfigMixin, ModelMixin, register_to_config
+from patchscaler.models.restorer import Restoration
+from patchscaler.models.rrdb import SecondOpinion
+
+FIRST_SHARE = 0.4  # of the second restorer, before training
+_GATE_WIDTH = 32
+
+
+class Fusion(ModelMixin, ConfigMixin):
+    """Two restorers' answers -> coarse latents and their log error; and the gate that decides who is asked.
+
+    parameter        | meaning
+    -----------------|--------------------------------------------------------------------------
+    latent_channels  | c of the autoencoder
+    first_, second_width | channels of the restorers' features at LR resolution
+    width, blocks    | channels and residual blocks, on the latent grid
+    gate_limit       | expected gain in LPIPS from which on the second restorer is asked
+    gate_reach       | latents around a place whose mean gain decides
+
+    An output latent depends on `reach` latents around it and on nothing else.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_channels: int = 32,
+        first_width: int = 64,
+        second_width: int = 64,
+        width: int = 128,
+        blocks: int = 6,
+        gate_limit: float = 0.01,
+        gate_reach: int = 4,
+    ) -> None:
+        super().__init__()
+        if gate_limit <= 0 or gate_reach < 0:
+            raise ConfigError(f"gate_limit {gate_limit} must be positive, gate_reach {gate_reach} not negative")
+        read = 4 * first_width + 4 * second_width + 2 * latent_channels + 1
+        self.entry = nn.Conv2d(read, width, 3, padding=1, padding_mode="replicate")
+        self.body = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
+        self.exit = nn.Conv2d(width, 2 * latent_channels + 1, 3, padding=1, padding_mode="replicate")
+        nn.init.zeros_(self.exit.weight)
+        nn.init.zeros_(self.exit.bias)  # type: ignore[arg-type]
+        self.exit.bias.data[:latent_channels] = math.log(FIRST_SHARE / (1 - FIRST_SHARE))  # type: ignore[index]
+        self.gate_entry = nn.Conv2d(4 * first_width, _GATE_WIDTH, 3)
+        self.gate_exit = nn.Conv2d(_GATE_WIDTH, 1, 1)
+
+    @property
+    def reach(self) -> int:
+        """Latents on each side that an output latent depends on."""
+        return 2 * int(self.config["blocks"]) + 2
+
+    @property
+    def gate_reach(self) -> int:
+        """Latents on each side that a gate's value depends on, beyond those of the first restorer's features."""
+        return int(self.config["gate_reach"])
+
+    def forward(
+        self,
+        first: Restoration,
+        first_features: Float[Tensor, "n f H W"],
+        second: SecondOpinion,
+        lean: float = 0.0,
+    ) -> Restoration:
+        """The fused Restoration, float32.
+
+        first_features  `ConvRestorer.features` of the same pixels
+        lean            added to the logits of w: above 0 the second restorer counts for more, below for less
+        """
+        out = self.exit(self.features(first, first_features, second)).float()
+        weight, correction, log_error = out.split([first.latents.shape[1]] * 2 + [1], dim=1)
+        apart = second.latents - first.latents
+        latents = first.latents + torch.sigmoid(weight + lean) * apart + correction
+        return Restoration(latents, first.log_error + log_error)
+
+    def features(self, first: Restoration, first_features: Tensor, second: SecondOpinion) -> Tensor:
+        """What the last layer reads."""
+        parts = (
+            first_features[..., 1:-1, 1:-1],
+            F.pixel_unshuffle(second.features, 2),
+            first.latents,
+            second.latents,
+            first.log_error,
+        )
+        return self.body(self.entry(torch.cat([part.to(self.entry.weight.dtype) for part in parts], dim=1)))
+
+    def gain(self, first_features: Float[Tensor, "n f H W"]) -> Float[Tensor, "n 1 h w"]:
+        """How much lower the LPIPS is expected to be at each latent if the second restorer is asked, float32."""
+        return self.gate_exit(F.leaky_relu(self.gate_entry(first_features), 0.1)).float()
+
+    def share(self, gain: Float[Tensor, "n 1 h w"], limit: float | None = None) -> Float[Tensor, "n 1 h w"]:
+        """Of the fused answer in the result, in [0,1]: 0 below half the limit, 1 from one and a half of it on, by the
+        mean gain of the latents up to `gate_reach` away. limit: the config's unless given."""
+        side, limit = self.gate_reach, float(self.config["gate_limit"]) if limit is None else limit
+        mean = F.avg_pool2d(F.pad(gain, (side,) * 4, mode="replicate"), 2 * side + 1, stride=1)
+        return (mean / limit - 0.5).clamp(0, 1)

@@ -1,0 +1,305 @@
+"""Training of the fusion of two restorers, with the decoder along and without sampling: LPIPS (VGG16) and L1 of pixels.
+
+The restorers stay as they are. What they make of degraded crops is computed once (`OpinionCache`): the second one
+takes ten times as long as all that is trained here.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from patchscaler.data.pairs import CONDITIONS, PairDataset, PairSettings, validation_pairs
+from patchscaler.data.pictures import PictureSet, picture_files
+from patchscaler.features.lpips import load_lpips
+from patchscaler.imaging.fidelity import psnr_y
+from patchscaler.models.autoencoder import STRIDE, DctAutoencoder
+from patchscaler.models.fusion import Fusion
+from patchscaler.models.restorer import ConvRestorer, Restoration
+from patchscaler.models.rrdb import RrdbRestorer, SecondOpinion
+from patchscaler.training.adversarial import Adversary, FeatureDiscriminator
+from patchscaler.training.cache import CropCache
+from patchscaler.training.common import load_frozen, sheet
+from patchscaler.training.decoding import Square, decode_square, pixel_square
+from patchscaler.training.latents import CacheSettings
+from patchscaler.training.settings import RunSettings
+
+VALIDATION_SIDE = 128
+SHEET_ROWS = 24
+_MEASURED = 64  # crops of which the inputs' spreads are taken
+_ARRAYS = ("pixels", "coarse", "log_error", "first", "second", "second_features")
+
+
+@dataclass(frozen=True)
+class FusionSettings:
+    """One run; it begins from the parts in the folders named.
+
+    fusion             folder of an earlier fusion to go on from; None: a new one of [model]
+    decoder            whether the decoder learns along
+    patch, side        latents of the cached crop that are fused, and of those whose pixels are compared
+    first_share        of the samples that are decoded from the first restorer's latents alone, so that the decoder goes
+                       on serving those, too
+    *_weight           of the losses; adversarial_after: steps before the discriminator is listened to
+    decoder_rate       of the decoder, relative to run.learning_rate
+    validation_count   crops, an equal share of them per condition
+    """
+
+    run: RunSettings
+    pictures: PictureSet
+    autoencoder: str
+    restorer: str
+    second_restorer: str
+    validation: str
+    fusion: str | None = None
+    model: dict[str, Any] = field(default_factory=dict)
+    features: str | None = None
+    pairs: PairSettings = field(default_factory=lambda: PairSettings(crop=256))
+    cache: CacheSettings = field(default_factory=lambda: CacheSettings(folder="cache/opinions", count=5000))
+    decoder: bool = True
+    patch: int = 24
+    side: int = 14
+    first_share: float = 0.2
+    pixel_weight: float = 1.0
+    perceptual_weight: float = 1.0
+    adversarial_weight: float = 0.0
+    adversarial_after: int = 300
+    discriminator_rate: float = 2e-4
+    discriminator_width: int = 48
+    decoder_rate: float = 0.05
+    validation_count: int = 192
+
+
+class OpinionCache(Dataset):
+    """Sample `index` -> a random square of a random crop: pixels, and what both restorers made of it.
+
+    {"pixels": (3,8p,8p), "coarse", "second": (c,p,p), "log_error": (1,p,p), "first", "second_features": (f,2p,2p)}
+    """
+
+    def __init__(
+        self,
+        settings: FusionSettings,
+        autoencoder: DctAutoencoder,
+        restorer: ConvRestorer,
+        second: RrdbRestorer,
+    ) -> None:
+        self.patch, self.seed = settings.patch, settings.run.seed
+        crop, cache = settings.pairs.crop, settings.cache
+        dataset = PairDataset(settings.pictures, settings.pairs, cache.seed)
+        low, high = crop // STRIDE, crop // 4
+        self.side = low
+        dtype = torch.bfloat16 if cache.precision == "bf16" else torch.float32
+        quick = None
+
+        def compute(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+            nonlocal quick
+            if quick is None:
+                config = {k: v for k, v in second.config.items() if not k.startswith("_")}
+                quick = RrdbRestorer(**config).eval()
+                quick.load_state_dict(second.state_dict())
+                nn.Module.to(quick, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            lr = batch["lr"].contiguous(memory_format=torch.channels_last)
+            with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+                features = restorer.features(lr)
+                first = restorer.leave(features, lr)
+                opinion = quick(lr)
+            return {
+                "pixels": batch["hr"],
+                "coarse": first.latents.float(),
+                "log_error": first.log_error.float(),
+                "first": nn.functional.pixel_shuffle(features[..., 1:-1, 1:-1], 2).float(),
+                "second": opinion.latents.float(),
+                "second_features": opinion.features.float(),
+            }
+
+        c, f, g = autoencoder.latent_channels, int(restorer.config["width"]), int(second.config["width"])
+        self.crops = CropCache(
+            Path(cache.folder) / _fingerprint(settings, dataset, autoencoder, restorer, second),
+            cache.count,
+            {
+                "pixels": (3, crop, crop),
+                "coarse": (c, low, low),
+                "log_error": (1, low, low),
+                "first": (f, high, high),
+                "second": (c, low, low),
+                "second_features": (g, high, high),
+            },
+            dataset,
+            compute,
+            cache.workers,
+        )
+
+    def __len__(self) -> int:
+        return 2**40
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        rng = np.random.default_rng([self.seed, index, 3])
+        number = int(rng.integers(self.crops.count))
+        top, left = rng.integers(self.side - self.patch + 1, size=2).tolist()
+        return self.square(number, top, left, self.patch)
+
+    def square(self, number: int, top: int, left: int, side: int) -> dict[str, Tensor]:
+        """The latents [top, top + side) x [left, left + side) of crop `number`, and what lies under them."""
+        scales = {"pixels": STRIDE, "first": 2, "second_features": 2}
+        return {
+            name: self.crops.read(number, name, *(scales.get(name, 1) * value for value in (top, left, side)))
+            for name in _ARRAYS
+        }
+
+
+def opinions(batch: dict[str, Tensor]) -> tuple[Restoration, Tensor, SecondOpinion]:
+    """What `Fusion` takes, of a batch of `OpinionCache`."""
+    first = nn.functional.pixel_unshuffle(nn.functional.pad(batch["first"], (2,) * 4, mode="replicate"), 2)
+    restored = Restoration(batch["coarse"], batch["log_error"])
+    return restored, first, SecondOpinion(batch["second"], batch["second_features"])
+
+
+class FusedDecoder(nn.Module):
+    """Fusion and decoder: what is trained together."""
+
+    def __init__(self, fusion: Fusion, autoencoder: DctAutoencoder) -> None:
+        super().__init__()
+        self.fusion, self.autoencoder = fusion, autoencoder
+
+    def forward(self, batch: dict[str, Tensor], alone: Tensor, place: tuple[int, int], side: int) -> Tensor:
+        """Pixels at the latents [place, place + side); alone (n,): of the first restorer's latents."""
+        fused = self.fusion(*opinions(batch)).latents
+        latents = torch.where(alone[:, None, None, None], batch["coarse"], fused)
+        return decode_square(self.autoencoder, latents, place, side)
+
+
+class FusionTask:
+    def __init__(self, settings: FusionSettings) -> None:
+        self.settings = settings
+        picture_files(Path(settings.validation))  # a missing folder fails now, not at the first validation
+        self.lpips = load_lpips("vgg", settings.features).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.judge = load_lpips("alex", settings.features)
+        self.autoencoder = load_frozen(DctAutoencoder, settings.autoencoder).to(memory_format=torch.channels_last)
+        self.restorer = load_frozen(ConvRestorer, settings.restorer).to(memory_format=torch.channels_last)
+        self.second = load_frozen(RrdbRestorer, settings.second_restorer).to(memory_format=torch.channels_last)
+        self._opinions = OpinionCache(settings, self.autoencoder, self.restorer, self.second)
+        torch.manual_seed(settings.run.seed)
+        if settings.fusion:
+            fusion = load_frozen(Fusion, settings.fusion)
+        else:
+            fusion = Fusion(self.autoencoder.latent_channels, **settings.model)
+            self._standardise(fusion)
+        fusion.to(memory_format=torch.channels_last)
+        self.network: Any = FusedDecoder(fusion, self.autoencoder).train()
+        for name, parameter in self.network.named_parameters():
+            decoder = name.startswith("autoencoder.")
+            parameter.requires_grad_(settings.decoder if decoder else ".gate_" not in name)
+        self.adversary = Adversary(
+            FeatureDiscriminator(self.lpips.trunk.widths[:4], settings.discriminator_width),
+            settings.discriminator_rate,
+            settings.adversarial_after,
+        )
+        self.checkpointed = self.adversary.checkpointed
+        self.frozen = [self.lpips, self.judge, self.restorer, self.second]
+        self._pairs: list[tuple[str, dict[str, Tensor], tuple[Restoration, Tensor, SecondOpinion]]] = []
+
+    def rate_of(self, name: str) -> float:
+        """Of a parameter, relative to run.learning_rate."""
+        return self.settings.decoder_rate if name.startswith("autoencoder.") else 1.0
+
+    @torch.no_grad()
+    def _standardise(self, fusion: Fusion) -> None:
+        """The new network reads inputs of very different size as if each had a spread of 1."""
+        crops = [
+            self._opinions.square(n, 0, 0, self.settings.patch)
+            for n in range(min(_MEASURED, self._opinions.crops.count))
+        ]
+        batch = {name: torch.stack([crop[name] for crop in crops]) for name in crops[0]}
+        first, features, second = opinions(batch)
+        parts = [
+            features[..., 1:-1, 1:-1],
+            nn.functional.pixel_unshuffle(second.features, 2),
+            first.latents,
+            second.latents,
+            first.log_error,
+        ]
+        spread = torch.cat([part.std(dim=(0, 2, 3)) for part in parts]).clamp(min=1e-3)
+        mean = torch.cat([part.mean(dim=(0, 2, 3)) for part in parts])
+        fusion.entry.weight /= spread[None, :, None, None]
+        fusion.entry.bias -= (fusion.entry.weight.sum(dim=(2, 3)) * mean).sum(dim=1)
+
+    def dataset(self) -> Dataset:
+        return self._opinions
+
+    def loss(
+        self, network: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        settings = self.settings
+        margin = (settings.patch - settings.side) // 2  # latents whose surroundings are cut off aren't compared
+        square = Square.draw(settings.patch - 2 * (margin // 2), settings.side, generator)
+        place = square.place[0] + margin // 2, square.place[1] + margin // 2
+        alone = (torch.rand(len(batch["pixels"]), generator=generator) < settings.first_share).to(
+            batch["pixels"].device
+        )
+        decoded = square.cut(network(batch, alone, place, square.latents))
+        truth = square.cut(pixel_square(batch["pixels"], place, square.latents))
+        pixel = (decoded - truth).abs().mean()
+        with torch.no_grad():
+            wanted = self.lpips.features(truth)
+        got = self.lpips.features(decoded)
+        perceptual = self.lpips.distance(self.lpips.unit(got), self.lpips.unit(wanted)).mean()
+        adversarial, figures = self.adversary(got[:4], wanted[:4]) if settings.adversarial_weight else (0.0, {})
+        loss = (
+            settings.pixel_weight * pixel
+            + settings.perceptual_weight * perceptual
+            + settings.adversarial_weight * adversarial
+        )
+        return loss, figures | {"pixel": pixel.detach(), "perceptual": perceptual.detach()}
+
+    def validate(self) -> tuple[dict[str, float], Image.Image | None]:
+        """LPIPS (alex) and PSNR-Y of the first restorer's, the fused and, as a yardstick, the second one's picture."""
+        fusion, autoencoder = self.network.fusion, self.network.autoencoder
+        sums: dict[str, float] = {}
+        rows = []
+        for number, (condition, pair, (first, features, second)) in enumerate(self._validation()):
+            latents = {"first": first.latents, "fused": fusion(first, features, second).latents}
+            if len(self._pairs) <= SHEET_ROWS or number % (len(self._pairs) // SHEET_ROWS) == 0:
+                latents["second"] = second.latents
+            pictures = {n: autoencoder.decode(part).float().clamp(0, 1) for n, part in latents.items()}
+            for name in ("first", "fused"):
+                judged = self.judge.distance(self.judge(pictures[name]), self.judge(pair["hr"]))
+                for figure, value in (("lpips_alex", judged), ("psnr_y", psnr_y(pictures[name], pair["hr"]))):
+                    key = f"{figure}_{name}_{condition}"
+                    sums[key] = sums.get(key, 0.0) + float(value) * len(CONDITIONS) / len(self._pairs)
+            if "second" in pictures:
+                rows.append([*pictures.values(), pair["hr"]])
+        return sums, sheet(rows)
+
+    def _validation(self) -> list[Any]:
+        if not self._pairs:
+            each = max(1, self.settings.validation_count // len(CONDITIONS))
+            for condition in CONDITIONS:
+                pairs = validation_pairs(self.settings.validation, 0, condition, side=VALIDATION_SIDE)
+                for pair in pairs[:: max(1, len(pairs) // each)][:each]:
+                    features = self.restorer.features(pair["lr"])
+                    first = self.restorer.leave(features, pair["lr"])
+                    second = self.second(pair["lr"])
+                    self._pairs.append((condition, pair, (first, features, SecondOpinion(*second))))
+        return self._pairs
+
+    def export(self, folder: Path) -> None:
+        self.network.fusion.save_pretrained(folder / "fusion")
+        self.network.autoencoder.save_pretrained(folder / "autoencoder")
+
+
+def _fingerprint(settings: FusionSettings, dataset: PairDataset, *networks: Any) -> str:
+    """Changes with whatever the cached values depend on."""
+    cache = settings.cache
+    autoencoder, *restorers = networks
+    latents = [autoencoder.config[key] for key in ("luma", "chroma", "latents_mean", "latents_std")]
+    cached = ["opinions", cache.seed, cache.precision, dataset.pool.identity, asdict(dataset.settings), latents]
+    digest = hashlib.sha256(json.dumps(cached, sort_keys=True).encode())
+    for tensor in (tensor for network in restorers for tensor in network.state_dict().values()):
+        digest.update(tensor.float().numpy().tobytes())
+    return f"{cache.count}-{digest.hexdigest()[:12]}"
