@@ -76,6 +76,8 @@ def build_tiny_pipeline():
     """Every part real, each as small as it goes; random weights."""
     import patchscaler
     from patchscaler.diffusion.schedule import make_scheduler
+    from patchscaler.models.fusion import Fusion
+    from patchscaler.models.rrdb import RrdbRestorer
 
     torch.manual_seed(0)
     autoencoder = patchscaler.DctAutoencoder(width=16, blocks=1, fine_width=16, fine_blocks=1)
@@ -88,8 +90,15 @@ def build_tiny_pipeline():
     for number, part in enumerate((autoencoder, restorer, patch_dit, classifier, encoder)):
         _shake(part, number)
     memory.fill(torch.randn(20, 32, 16, 16), torch.randn(20, 16))
+    second = RrdbRestorer(width=16, growth=8, blocks=1)
+    fusion = Fusion(first_width=16, second_width=16, width=16, blocks=1, gate_limit=0.1)
+    for number, part in enumerate((second, fusion)):
+        _shake(part, 5 + number)
+    fusion.gate_exit.bias.data.add_(0.22)  # so that of `photo` a part is asked for
     parts = (autoencoder, restorer, patch_dit, classifier, encoder, memory)
-    return patchscaler.PatchScalerPipeline(*(part.eval() for part in parts), make_scheduler(), overlap=4)
+    return patchscaler.PatchScalerPipeline(
+        *(part.eval() for part in parts), make_scheduler(), second.eval(), fusion.eval(), overlap=4
+    )
 
 
 @pytest.fixture(scope="session")

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from scipy import ndimage, special
 
+from patchscaler.data.camera import CameraConfig
 from patchscaler.data.degradation import PLAIN_BICUBIC, DegradationConfig, OrderConfig, degrade, degrade_at
 from patchscaler.data.kernels import KERNEL_KINDS, blur_kernel, sinc_kernel
 from patchscaler.errors import ConfigError
@@ -22,6 +23,7 @@ seeds = st.integers(0, 2**32 - 1)
 odd_sizes = st.integers(0, 10).map(lambda n: 2 * n + 1)
 NAMED = {
     "bicubic": DegradationConfig.bicubic(),
+    "camera": CameraConfig(),
     "mild": DegradationConfig.mild(),
     "real_esrgan": DegradationConfig.real_esrgan(),
 }

@@ -17,7 +17,7 @@ from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.picture import Picture, quantise
 from patchscaler.imaging.resize import enlarge_rows, resize_bicubic
 from patchscaler.imaging.tiles import plan_tiles
-from patchscaler.inference import bands, crew, way
+from patchscaler.inference import bands, crew, restoring, way
 from patchscaler.inference.canvas import FloatCanvas, SampleCanvas
 from patchscaler.inference.settings import Settings
 from patchscaler.inference.shelf import Shelf, fingerprint
@@ -46,7 +46,7 @@ def enlarged(pipeline: PatchScalerPipeline, picture: Picture, shelf: Shelf | Non
 @pytest.fixture
 def in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits so low that a small picture has many tiles, sets and bands."""
-    monkeypatch.setattr(way, "RESTORE_AREA", 700)
+    monkeypatch.setattr(restoring, "RESTORE_AREA", 700)
     monkeypatch.setattr(crew, "SET_SIZE", 3)
     monkeypatch.setattr(bands, "BAND_AREA", 200)
     monkeypatch.setattr(latents, "DCT_AREA", 900)
@@ -125,8 +125,8 @@ KILLED = """
 import os, signal, sys
 from patchscaler.models import light
 light.choose()
-from patchscaler.inference import bands, crew, shelf, way
-way.RESTORE_AREA, crew.SET_SIZE, bands.BAND_AREA = 700, 3, 200
+from patchscaler.inference import bands, crew, restoring, shelf
+restoring.RESTORE_AREA, crew.SET_SIZE, bands.BAND_AREA = 700, 3, 200
 left, note = int(sys.argv.pop(1)), shelf.Shelf.note
 def note_and_die(self, **notes):
     global left

@@ -11,8 +11,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from patchscaler import __version__
 from patchscaler.diffusion.schedule import make_scheduler
 from patchscaler.errors import WeightsError
+from patchscaler.inference.parts import PARTS, SECOND_PARTS
 from patchscaler.models.autoencoder import DctAutoencoder
-from patchscaler.pipeline import PARTS, PatchScalerPipeline
+from patchscaler.pipeline import PatchScalerPipeline
 from patchscaler.storage import check_part, read_json
 
 FORMAT_VERSION = 1
@@ -23,10 +24,12 @@ def assemble(
 ) -> PatchScalerPipeline:
     """Loads every part strictly from its folder, saves them as half-precision safetensors to `out` with record.json.
 
-    folders: part name (autoencoder, restorer, patch_dit, texture_classifier, texture_encoder, texture_memory) -> folder
+    folders: part name (autoencoder, restorer, patch_dit, texture_classifier, texture_encoder, texture_memory; for
+    a model with a second restorer, second_restorer and fusion, too) -> folder
     Raises WeightsError for a part that is absent or doesn't fit its config.
     """
-    classes = {"autoencoder": (DctAutoencoder,), **PARTS}
+    second = {name: options for name, options in SECOND_PARTS.items() if name in folders}
+    classes = {"autoencoder": (DctAutoencoder,), **PARTS, **second}
     parts: dict[str, ModelMixin] = {}
     record: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
@@ -63,6 +66,7 @@ def assemble(
 _PLACES = {
     *("folder", "cache", "manifest", "validation", "features", "warm_start"),
     *("autoencoder", "restorer", "classifier", "memory", "patch_dit", "texture_encoder"),
+    *("second_restorer", "fusion"),
 }
 
 

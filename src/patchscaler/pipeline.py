@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,16 +28,19 @@ from patchscaler.inference.parts import (
     OVERLAP,
     PARTS,
     SCALE,
+    SECOND_PARTS,
     STRIDE,
     Parts,
     channels_last,
     check_folder,
     default_dtype,
 )
-from patchscaler.inference.settings import GAMMAS, TAUS, Settings, choose_steps
+from patchscaler.inference.settings import GAMMAS, TAUS, Settings, choose_denoise, choose_steps
 from patchscaler.inference.way import enlarge
+from patchscaler.models.fusion import Fusion
 from patchscaler.models.patch_dit import PatchDiT, TextureCache
 from patchscaler.models.restorer import ConvRestorer, Restoration
+from patchscaler.models.rrdb import RrdbRestorer
 from patchscaler.models.swin_restorer import SwinRestorer
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
 from patchscaler.report import PreviewCallback, ProgressCallback, Report
@@ -70,7 +73,7 @@ class PatchScalerPipeline(DiffusionPipeline):
     """Enlarges a picture x4 (arXiv 2405.17158). `PatchScalerPipeline.from_pretrained()` loads the bundled model.
 
     The parts are an autoencoder, the restorer (GRM), Patch-DiT, and classifier, memory and encoder of the texture
-    prompt.
+    prompt; perhaps a second restorer and its fusion with the first.
     """
 
     autoencoder: ModelMixin
@@ -80,8 +83,13 @@ class PatchScalerPipeline(DiffusionPipeline):
     texture_encoder: TextureEncoder
     texture_memory: ReferenceTextureMemory
     scheduler: DDIMScheduler
+    second_restorer: RrdbRestorer | None
+    fusion: Fusion | None
 
-    model_cpu_offload_seq = "restorer->texture_classifier->texture_encoder->patch_dit->autoencoder"  # type: ignore[assignment]
+    _optional_components: ClassVar[list[str]] = list(SECOND_PARTS)  # type: ignore[misc]
+    model_cpu_offload_seq = (
+        "restorer->second_restorer->fusion->texture_classifier->texture_encoder->patch_dit->autoencoder"  # type: ignore[assignment]
+    )
 
     _exclude_from_cpu_offload = ("texture_memory",)  # type: ignore[assignment]  # small, and has no parameters to follow
     _interrupt = False
@@ -95,6 +103,8 @@ class PatchScalerPipeline(DiffusionPipeline):
         texture_encoder: TextureEncoder,
         texture_memory: ReferenceTextureMemory,
         scheduler: DDIMScheduler,
+        second_restorer: RrdbRestorer | None = None,
+        fusion: Fusion | None = None,
         overlap: int = OVERLAP,
     ) -> None:
         super().__init__()
@@ -106,9 +116,11 @@ class PatchScalerPipeline(DiffusionPipeline):
             texture_encoder=texture_encoder,
             texture_memory=texture_memory,
             scheduler=scheduler,
+            second_restorer=second_restorer,
+            fusion=fusion,
         )
         self.register_to_config(overlap=overlap)
-        channels_last(autoencoder, restorer, texture_classifier)
+        channels_last(autoencoder, restorer, texture_classifier, second_restorer, fusion)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any = None, **kwargs: Any) -> "PatchScalerPipeline":
@@ -146,6 +158,7 @@ class PatchScalerPipeline(DiffusionPipeline):
         split: str = "cost",
         batch_size: int = 32,
         use_texture: bool = True,
+        denoise: float | None = None,
         generator: torch.Generator | None = None,
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
@@ -167,6 +180,9 @@ class PatchScalerPipeline(DiffusionPipeline):
         split        of the patches among workers: "cost", or "groups" as in the paper (hard | the others)
         batch_size   patches per network call; does not change the result beyond rounding
         use_texture  False: no texture prompt
+        denoise      0 to 1: how much the second restorer counts and how smooth noise may become. 0: it isn't asked,
+                     which saves most of the time that degraded pictures take; 1: it counts everywhere. None: the gate
+                     decides where it pays, and "fast" doesn't ask it
         callback_on_step_end  as in diffusers: called with (pipeline, step, timestep, {"latents": ...}) after each step;
                      latents it returns replace those of the patches, and `pipe._interrupt = True` leaves them as they
                      are. Steps and time are those of the hardest patches; of more than 256 patches with steps, each
@@ -192,6 +208,7 @@ class PatchScalerPipeline(DiffusionPipeline):
             seed=seed,
             batch_size=batch_size,
             use_texture=use_texture,
+            denoise=choose_denoise(quality, denoise),
             budget=budget,
         )
         parts = self.parts
@@ -239,6 +256,8 @@ class PatchScalerPipeline(DiffusionPipeline):
             texture_classifier=self.texture_classifier,
             texture_encoder=self.texture_encoder,
             texture_memory=self.texture_memory,
+            second_restorer=self.second_restorer,
+            fusion=self.fusion,
             alphas=self.scheduler.alphas_cumprod,
             overlap=int(self.config["overlap"]),
             run_on=self._execution_device if getattr(self, "_all_hooks", None) else None,

@@ -67,6 +67,8 @@ def assemble(
     texture_classifier: Annotated[Path, typer.Option()],
     texture_encoder: Annotated[Path, typer.Option()],
     texture_memory: Annotated[Path, typer.Option()],
+    second_restorer: Annotated[Path | None, typer.Option(help="with --fusion, for a model that has one")] = None,
+    fusion: Annotated[Path | None, typer.Option()] = None,
     figures: Annotated[Path | None, typer.Option(help="JSON with validation figures for the record")] = None,
 ) -> None:
     """Put trained parts together into one model folder, in half precision, with a record."""
@@ -80,5 +82,6 @@ def assemble(
         "texture_encoder": texture_encoder,
         "texture_memory": texture_memory,
     }
+    folders |= {n: f for n, f in (("second_restorer", second_restorer), ("fusion", fusion)) if f is not None}
     run(folders, out, figures=None if figures is None else json.loads(figures.read_text()))
     print(f"wrote {out}")

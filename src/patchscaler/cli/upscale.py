@@ -49,6 +49,14 @@ def upscale(
     steps: Annotated[
         str | None, typer.Option(metavar="N,N,N", help="sampling steps of simple, medium and hard patches")
     ] = None,
+    denoise: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="how much the second restorer counts, 0 (never asked, fastest) to 1; default: where it pays",
+        ),
+    ] = None,
     budget: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="as many steps as let each picture be finished in time")
     ] = None,
@@ -112,7 +120,7 @@ def upscale(
     borrowed = Backbone(backbone, backbone_style, prompt)
     borrowed.check(budget=budget, resume=resume, workers=workers, device=device)
     steps = borrowed.steps(quality, steps)
-    settings = parse_settings(quality, steps, budget, gamma, tau, seed=seed, batch_size=batch_size)
+    settings = parse_settings(quality, steps, budget, gamma, tau, denoise, seed=seed, batch_size=batch_size)
     saving = {"quality": file_quality, "lossless": lossless, "metadata": metadata}
     order = Order(model, wish, settings, saving, resume)
     devices = choose_devices(device, workers)
@@ -153,12 +161,13 @@ def parse_settings(
     budget: float | None,
     gamma: str | None,
     tau: str | None,
+    denoise: float | None = None,
     *,
     seed: int,
     batch_size: int,
 ) -> "Settings":
     """The settings that the options ask for; raises ConfigError, which names the option."""
-    from patchscaler.inference.settings import GAMMAS, TAUS, Settings, choose_steps
+    from patchscaler.inference.settings import GAMMAS, TAUS, Settings, choose_denoise, choose_steps
 
     gammas = _numbers("--gamma", gamma, float, "0.95,0.75") if gamma else GAMMAS
     taus = _numbers("--tau", tau, int, "400,700,1000") if tau else TAUS
@@ -166,7 +175,8 @@ def parse_settings(
     given = {"--quality": quality, "--steps": steps, "--budget": budget, "--gamma": gamma, "--tau": tau}
     try:
         chosen = choose_steps(quality, numbers, budget, taus)
-        return Settings(chosen, gammas, taus, seed=seed, batch_size=batch_size, budget=budget)
+        smooth = choose_denoise(quality, denoise)
+        return Settings(chosen, gammas, taus, seed=seed, batch_size=batch_size, denoise=smooth, budget=budget)
     except ConfigError as error:
         options = ", ".join(f"{name} {value}" for name, value in given.items() if value is not None)
         raise ConfigError(f"{options}: {error}" if options else str(error)) from None

@@ -15,9 +15,11 @@ from patchscaler.errors import WeightsError
 from patchscaler.imaging.tiles import OVERLAP
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.base import ModelMixin
+from patchscaler.models.fusion import Fusion
 from patchscaler.models.latents import restorer_input
 from patchscaler.models.patch_dit import PatchDiT, TextureCache
 from patchscaler.models.restorer import ConvRestorer, Restoration
+from patchscaler.models.rrdb import RrdbRestorer
 from patchscaler.models.swin_restorer import SwinRestorer
 from patchscaler.models.texture import ReferenceTextureMemory, Retrieval, TextureClassifier, TextureEncoder
 from patchscaler.storage import check_part, load_part, read_json
@@ -34,12 +36,17 @@ PARTS: dict[str, tuple[type[ModelMixin], ...]] = {  # the classes that a model f
     "texture_encoder": (TextureEncoder,),
     "texture_memory": (ReferenceTextureMemory,),
 }
+# Those that are faster with the channels of a pixel side by side.
+CONVOLUTIONAL = ("autoencoder", "restorer", "second_restorer", "fusion", "texture_classifier")
+# Parts that a model has both of or none: the second restorer of the GRM, and what decides where it is asked.
+SECOND_PARTS: dict[str, tuple[type[ModelMixin], ...]] = {"second_restorer": (RrdbRestorer,), "fusion": (Fusion,)}
 
 
 @dataclass(frozen=True)
 class Parts:
     """What the way of a picture needs of a model.
 
+    second_restorer, fusion  both or none
     alphas   ᾱ_t of the noise schedule (T,)
     overlap  of neighbouring patches, in latents
     run_on   where the networks work, if they lie elsewhere between calls; None: where they lie
@@ -53,6 +60,8 @@ class Parts:
     texture_memory: ReferenceTextureMemory
     alphas: Tensor
     overlap: int
+    second_restorer: RrdbRestorer | None = None
+    fusion: Fusion | None = None
     run_on: torch.device | None = None
 
     @property
@@ -69,9 +78,35 @@ class Parts:
         return int(self.patch_dit.config["sample_size"])
 
     def restore(self, pixels: Float[Tensor, "1 3 height width"]) -> Restoration:
-        """Coarse latents and log error of an LR picture in [0,1], at ceil(height / 2) x ceil(width / 2) latents."""
-        even = nn.functional.pad(pixels, (0, pixels.shape[-1] % 2, 0, pixels.shape[-2] % 2), mode="replicate")
-        return self.restorer(restorer_input(self.restorer, self.autoencoder, even))
+        """Coarse latents and log error of an LR picture in [0,1], at ceil(height / 2) x ceil(width / 2) latents.
+
+        The whole picture at once; `inference.restoring` does the same tile by tile, and only where the gate asks.
+        """
+        first, gain = self.restore_first(pixels)
+        if gain is None:
+            return first
+        assert self.fusion is not None
+        share, _ = self.fusion.shares(gain)
+        return Restoration(
+            *(torch.lerp(one, both, share) for one, both in zip(first, self.restore_fused(pixels), strict=True))
+        )
+
+    def restore_first(self, pixels: Float[Tensor, "1 3 height width"]) -> tuple[Restoration, Tensor | None]:
+        """By the first restorer alone, and the gain to be expected of the second one (None: there is none)."""
+        even = _even(pixels)
+        if self.fusion is None:
+            return self.restorer(restorer_input(self.restorer, self.autoencoder, even)), None
+        features = self.restorer.features(even)
+        return self.restorer.leave(features, even), self.fusion.gain(features)
+
+    def restore_fused(self, pixels: Float[Tensor, "1 3 height width"], lean: float = 0.0) -> Restoration:
+        """By both restorers, everywhere; lean: see Fusion."""
+        assert self.second_restorer
+        assert self.fusion
+        even = _even(pixels).contiguous(memory_format=torch.channels_last)
+        features = self.restorer.features(even)
+        first = self.restorer.leave(features, even)
+        return self.fusion(first, features, self.second_restorer(even), lean)
 
     def prompt(self, patches: Float[Tensor, "n c V V"]) -> TextureCache:
         """Algorithm 1: keys and values for Patch-DiT of the textures most similar to each coarse patch."""
@@ -83,9 +118,14 @@ class Parts:
         return self.patch_dit.texture_cache(tokens)
 
 
-def channels_last(*parts: nn.Module) -> None:
+def _even(pixels: Tensor) -> Tensor:
+    """With the last row and column repeated where a side is odd."""
+    return nn.functional.pad(pixels, (0, pixels.shape[-1] % 2, 0, pixels.shape[-2] % 2), mode="replicate")
+
+
+def channels_last(*parts: nn.Module | None) -> None:
     """Convolutional parts are faster with the channels of a pixel side by side."""
-    for part in parts:
+    for part in filter(None, parts):
         part.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
@@ -93,13 +133,21 @@ def load_parts(folder: Path, dtype: torch.dtype, device: str = "cpu") -> Parts:
     """The parts of a saved model, ready to be used. Strict: raises WeightsError, naming the file, as `check_part`."""
     index = read_json(folder / "model_index.json")
     loaded: dict[str, Any] = {}
-    for name, classes in {"autoencoder": (DctAutoencoder,), **PARTS}.items():
+    for name, classes in _parts_in(folder).items():
         cls = part_class(folder / name, name, classes)
         part: nn.Module = load_part(cls, folder / name) if cls else _diffusers_autoencoder(folder / name)
         loaded[name] = nn.Module.to(part, device, dtype).eval()  # diffusers' own `to` warns where nothing is wrong
-    channels_last(loaded["autoencoder"], loaded["restorer"], loaded["texture_classifier"])
+    channels_last(*(part for name, part in loaded.items() if name in CONVOLUTIONAL))
     alphas = alphas_from(read_json(folder / "scheduler" / "scheduler_config.json"))
     return Parts(**loaded, alphas=alphas, overlap=int(index.get("overlap", OVERLAP)))
+
+
+def _parts_in(folder: Path) -> dict[str, tuple[type[ModelMixin], ...]]:
+    """The parts that a model folder has to hold, and those second ones that it holds."""
+    second = {name: classes for name, classes in SECOND_PARTS.items() if (folder / name).is_dir()}
+    if second and second.keys() != SECOND_PARTS.keys():
+        raise WeightsError(f"{folder}: {' and '.join(SECOND_PARTS)} go together, but only {min(second)} is there")
+    return {"autoencoder": (DctAutoencoder,), **PARTS, **second}
 
 
 # What a worker process needs.
@@ -167,7 +215,7 @@ def part_class(folder: Path, name: str, classes: tuple[type[ModelMixin], ...]) -
 
 def check_folder(folder: Path) -> None:
     """Strict check of all our parts in a model folder; the autoencoder's too unless it is a diffusers class."""
-    for name, classes in {"autoencoder": (DctAutoencoder,), **PARTS}.items():
+    for name, classes in _parts_in(folder).items():
         cls = part_class(folder / name, name, classes)
         if cls is not None:
             check_part(cls, folder / name)

@@ -13,6 +13,7 @@ QUALITIES: dict[str, tuple[int, int, int]] = {
     "best": (0, 4, 8),
 }
 DEFAULT_QUALITY = "balanced"
+DENOISE = 0.5  # the gate decides
 PAPER_STEPS = GroupConfig.steps  # what the claims of the paper are tried with; the bundled weights are made for fewer
 # What a budget chooses from, rising. It ends at "best": more time than that makes no better pictures.
 LADDER: tuple[tuple[int, int, int], ...] = (
@@ -29,6 +30,8 @@ class Settings:
     seed         of the noise field, in [0, 2**63)
     batch_size   patches per network call; does not change the result beyond rounding
     use_texture  False: no texture prompt
+    denoise      in [0,1]: how much the second restorer counts and how smooth noise may become; 0: it isn't asked, 0.5:
+                 the gate decides
     budget       seconds from the start in which the picture shall be finished; replaces `steps` by as many as fit
 
     Raises ConfigError for what GroupConfig refuses, a batch size below 1 and a budget that is not above 0.
@@ -40,6 +43,7 @@ class Settings:
     seed: int = 0
     batch_size: int = 32
     use_texture: bool = True
+    denoise: float = DENOISE
     budget: float | None = None
 
     def __post_init__(self) -> None:
@@ -48,6 +52,8 @@ class Settings:
             raise ConfigError(f"batch_size {self.batch_size} must be at least 1")
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed {self.seed} must lie in [0, 2**63)")
+        if not 0 <= self.denoise <= 1:
+            raise ConfigError(f"denoise {self.denoise} must lie in [0, 1]")
         if self.budget is not None and not self.budget > 0:
             raise ConfigError(f"budget {self.budget} must be above 0 seconds")
 
@@ -75,3 +81,10 @@ def choose_steps(
     if name not in QUALITIES:
         raise ConfigError(f'quality "{name}": choose {", ".join(QUALITIES)}')
     return tuple(min(count, tau) for count, tau in zip(QUALITIES[name], taus, strict=False))
+
+
+def choose_denoise(quality: str | None, denoise: float | None) -> float:
+    """What a call asks for; None: the gate decides, and "fast" never asks the second restorer."""
+    if denoise is None:
+        return 0.0 if quality == "fast" else DENOISE
+    return float(denoise)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from patchscaler import __version__
 from patchscaler.imaging.picture import Picture
-from patchscaler.inference.parts import PARTS, SCALE, Parts
+from patchscaler.inference.parts import PARTS, SCALE, SECOND_PARTS, Parts
 from patchscaler.inference.settings import Settings
 
 STATE = "state.json"
@@ -74,7 +74,7 @@ def fingerprint(picture: Picture, settings: Settings, parts: Parts) -> str:
     digest = hashlib.sha256(f"{__version__} {settings} {parts.dtype} {parts.overlap} {picture.bits}".encode())
     for plane in (picture.pixels, picture.alpha):
         digest.update(b"-" if plane is None else plane.contiguous().numpy().tobytes())
-    for network in (getattr(parts, name) for name in ("autoencoder", *PARTS)):
+    for network in filter(None, (getattr(parts, name) for name in ("autoencoder", *PARTS, *SECOND_PARTS))):
         for name, tensor in network.state_dict().items():
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

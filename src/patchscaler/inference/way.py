@@ -11,25 +11,23 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 
 from patchscaler.diffusion.pgs import StepEnd, assign_groups, count_steps
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.picture import Picture
-from patchscaler.imaging.tiles import PatchGrid, Tile, padded_size, plan_tiles, split
+from patchscaler.imaging.tiles import PatchGrid, padded_size, split
 from patchscaler.inference.bands import Finisher
 from patchscaler.inference.canvas import Canvas
 from patchscaler.inference.crew import Crew, Work
-from patchscaler.inference.parts import SCALE, STRIDE, Parts
+from patchscaler.inference.parts import SCALE, STRIDE
 from patchscaler.inference.previews import Previews
+from patchscaler.inference.restoring import Plane, ask_second, restore
 from patchscaler.inference.sampling import PatchSet, by_cost
 from patchscaler.inference.settings import Settings
 from patchscaler.inference.shelf import Shelf
 from patchscaler.models.restorer import confidence_from
-from patchscaler.report import PreviewCallback, Progress, ProgressCallback, Report
-
-# Latents, halo included, restored at once: about 0.5 GiB with the `tiny` restorer.
-RESTORE_AREA = 130_000
+from patchscaler.report import PreviewCallback, ProgressCallback, Report
 
 Adjust = Callable[[Settings, Tensor], Settings]
 
@@ -80,12 +78,15 @@ def enlarge(
     latent_size = Size(-(-pixels.shape[-2] // 2), -(-pixels.shape[-1] // 2))
     report.input_size = (pixels.shape[-2], pixels.shape[-1])
     report.output_size = (SCALE * pixels.shape[-2], SCALE * pixels.shape[-1])
-    plane = _Plane(shelf, padded_size(latent_size, parts.patch), int(parts.patch_dit.config["latent_channels"]))
+    plane = Plane(shelf, padded_size(latent_size, parts.patch), int(parts.patch_dit.config["latent_channels"]))
     grid = PatchGrid(plane.size, parts.patch, parts.patch - parts.overlap)
 
     # 1. Coarse latents and their expected error.
     with report.stage("restore"):
-        _restore(parts, pixels, latent_size, plane, notify)
+        restore(parts, pixels, latent_size, plane, notify)
+    if parts.fusion is not None and settings.denoise > 0:
+        with report.stage("second"):
+            report.second = ask_second(parts, pixels, latent_size, plane, settings, notify)
 
     # 2. Patches, their groups, and who gets how many steps.
     errors = split(plane.error(), grid)
@@ -122,36 +123,6 @@ def enlarge(
     )
 
 
-class _Plane:
-    """The restorer's answer for the whole picture, on the shelf: (height,width,channels) each."""
-
-    def __init__(self, shelf: Shelf, size: Size, channels: int) -> None:
-        self.shelf, self.size, self.channels = shelf, size, channels
-
-    def write(self, top: int, left: int, coarse: Tensor, error: Tensor) -> None:
-        """Latents (1,c,h,w) and errors (1,1,h,w) with their first row and column."""
-        for name, values in (("coarse", coarse), ("error", error)):
-            height, width = values.shape[2:]
-            array = self._array(name, values.shape[1])
-            array[top : top + height, left : left + width] = values[0].permute(1, 2, 0).cpu().numpy()
-
-    def error(self) -> Float[Tensor, "1 1 H W"]:
-        return torch.from_numpy(np.array(self._array("error", 1))).permute(2, 0, 1)[None]
-
-    def coarse_patch(self, top: int, left: int, side: int) -> Float[Tensor, "c V V"]:
-        return self._patch("coarse", self.channels, top, left, side)
-
-    def error_patch(self, top: int, left: int, side: int) -> Float[Tensor, "1 V V"]:
-        return self._patch("error", 1, top, left, side)
-
-    def _patch(self, name: str, channels: int, top: int, left: int, side: int) -> Tensor:
-        part = self._array(name, channels)[top : top + side, left : left + side]
-        return torch.from_numpy(np.ascontiguousarray(part.transpose(2, 0, 1)))
-
-    def _array(self, name: str, channels: int) -> np.ndarray:
-        return self.shelf.array(name, (*self.size, channels), np.float32)
-
-
 class _Refined:
     """Refined patches in the order they are sampled, on the shelf, and which patch is where."""
 
@@ -172,33 +143,9 @@ class _Refined:
         return self.shelf.array("refined", self.shape, np.float32)
 
 
-@torch.inference_mode()
-def _restore(parts: Parts, pixels: Tensor, size: Size, plane: _Plane, notify: ProgressCallback) -> None:
-    """Tile by tile, each with a halo of the restorer's reach, so that the tiles are those of the whole picture.
-
-    A restorer without a reach (attention over windows) sees the whole picture at once.
-    """
-    reach = getattr(parts.restorer, "reach", None)
-    tiles = [Tile(0, size.height, 0, size.width)] if reach is None else plan_tiles(size, reach, RESTORE_AREA)
-    down, right = plane.size.height - size.height, plane.size.width - size.width
-    done = plane.shelf.notes.get("restored", 0)
-    for number, tile in enumerate(tiles):
-        if number >= done:
-            wide = tile.widened(reach or 0, size)
-            answer = parts.restore(wide.times(2).of(pixels))
-            coarse, error = (tile.within(wide).of(part) for part in answer)
-            # A picture smaller than a patch is continued to one patch.
-            edge = (0, right * (tile.right == size.width), 0, down * (tile.bottom == size.height))
-            if any(edge):
-                coarse, error = (nn.functional.pad(part, edge, mode="replicate") for part in (coarse, error))
-            plane.write(tile.top, tile.left, coarse, error)
-            plane.shelf.note(restored=number + 1)
-        notify(Progress("restore", number + 1, len(tiles)))
-
-
 def _refine(
     crew: Crew,
-    plane: _Plane,
+    plane: Plane,
     grid: PatchGrid,
     groups: Tensor,
     refined: _Refined,

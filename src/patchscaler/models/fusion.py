@@ -24,6 +24,7 @@ from patchscaler.models.rrdb import SecondOpinion
 
 FIRST_SHARE = 0.4  # of the second restorer, before training
 _GATE_WIDTH = 32
+LEAN = 2.0  # logits of w at either end of `denoise`
 
 
 class Fusion(ModelMixin, ConfigMixin):
@@ -37,8 +38,12 @@ class Fusion(ModelMixin, ConfigMixin):
     gate_limit       | expected gain in LPIPS from which on the second restorer is asked
     gate_reach       | latents around a place whose mean gain decides
 
-    An output latent depends on `reach` latents around it and on nothing else.
+    An output latent depends on `reach` latents around it and on nothing else. What it reads differs much in size from
+    channel to channel; `standardise` measures that once, before training.
     """
+
+    mean: Tensor
+    std: Tensor
 
     @register_to_config
     def __init__(
@@ -55,6 +60,8 @@ class Fusion(ModelMixin, ConfigMixin):
         if gate_limit <= 0 or gate_reach < 0:
             raise ConfigError(f"gate_limit {gate_limit} must be positive, gate_reach {gate_reach} not negative")
         read = 4 * first_width + 4 * second_width + 2 * latent_channels + 1
+        self.register_buffer("mean", torch.zeros(1, read, 1, 1))
+        self.register_buffer("std", torch.ones(1, read, 1, 1))
         self.entry = nn.Conv2d(read, width, 3, padding=1, padding_mode="replicate")
         self.body = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
         self.exit = nn.Conv2d(width, 2 * latent_channels + 1, 3, padding=1, padding_mode="replicate")
@@ -69,17 +76,12 @@ class Fusion(ModelMixin, ConfigMixin):
         """Latents on each side that an output latent depends on."""
         return 2 * int(self.config["blocks"]) + 2
 
-    @property
-    def gate_reach(self) -> int:
-        """Latents on each side that a gate's value depends on, beyond those of the first restorer's features."""
-        return int(self.config["gate_reach"])
-
     def forward(
         self,
         first: Restoration,
         first_features: Float[Tensor, "n f H W"],
         second: SecondOpinion,
-        lean: float = 0.0,
+        lean: float | Tensor = 0.0,
     ) -> Restoration:
         """The fused Restoration, float32.
 
@@ -94,6 +96,17 @@ class Fusion(ModelMixin, ConfigMixin):
 
     def features(self, first: Restoration, first_features: Tensor, second: SecondOpinion) -> Tensor:
         """What the last layer reads."""
+        standardised = (self._read(first, first_features, second) - self.mean) / self.std
+        return self.body(self.entry(standardised.to(self.entry.weight.dtype)))
+
+    @torch.no_grad()
+    def standardise(self, first: Restoration, first_features: Tensor, second: SecondOpinion) -> None:
+        """Takes the inputs' means and spreads from these; without it they are read as they are."""
+        read = self._read(first, first_features, second).float()
+        self.mean.copy_(read.mean(dim=(0, 2, 3), keepdim=True))
+        self.std.copy_(read.std(dim=(0, 2, 3), keepdim=True).clamp(min=1e-3))
+
+    def _read(self, first: Restoration, first_features: Tensor, second: SecondOpinion) -> Tensor:
         parts = (
             first_features[..., 1:-1, 1:-1],
             F.pixel_unshuffle(second.features, 2),
@@ -101,15 +114,21 @@ class Fusion(ModelMixin, ConfigMixin):
             second.latents,
             first.log_error,
         )
-        return self.body(self.entry(torch.cat([part.to(self.entry.weight.dtype) for part in parts], dim=1)))
+        return torch.cat([part.to(self.mean.dtype) for part in parts], dim=1)
 
     def gain(self, first_features: Float[Tensor, "n f H W"]) -> Float[Tensor, "n 1 h w"]:
         """How much lower the LPIPS is expected to be at each latent if the second restorer is asked, float32."""
         return self.gate_exit(F.leaky_relu(self.gate_entry(first_features), 0.1)).float()
 
-    def share(self, gain: Float[Tensor, "n 1 h w"], limit: float | None = None) -> Float[Tensor, "n 1 h w"]:
-        """Of the fused answer in the result, in [0,1]: 0 below half the limit, 1 from one and a half of it on, by the
-        mean gain of the latents up to `gate_reach` away. limit: the config's unless given."""
-        side, limit = self.gate_reach, float(self.config["gate_limit"]) if limit is None else limit
+    def shares(self, gain: Float[Tensor, "1 1 h w"], denoise: float = 0.5) -> tuple[Float[Tensor, "1 1 h w"], float]:
+        """The fused answer's share of the result at each latent of a whole picture, in [0,1], and the `lean` for it.
+
+        denoise  0.5: the gate decides: 0 where the mean gain of the latents up to `gate_reach` away is below half the
+                 limit, 1 from one and a half of it on. Below and above, less and more of the picture, up to nothing (0)
+                 and everything (1), and the second restorer counts for less and for more within it
+        """
+        side = int(self.config["gate_reach"])
         mean = F.avg_pool2d(F.pad(gain, (side,) * 4, mode="replicate"), 2 * side + 1, stride=1)
-        return (mean / limit - 0.5).clamp(0, 1)
+        shift = 2 * denoise - 1
+        gated = (mean / float(self.config["gate_limit"]) - 0.5).clamp(0, 1)
+        return (gated + shift).clamp(0, 1), LEAN * shift

@@ -16,9 +16,6 @@ from patchscaler.models.base import ConfigMixin, ModelMixin, register_to_config
 # log e is kept in this range: a patch that looked easy and is not would otherwise give exp(-s) any gradient at all. The
 # lower end, e = 0.007, is far below any eta; the range is soft there, so that the gradient never dies.
 LOG_ERROR_RANGE = (-5.0, 4.0)
-# Where the calmer network takes over: the mean log error of 9 x 9 latents decides, over this range around the limit.
-_CALM_REACH = 4
-_CALM_WIDTH = 0.5
 
 
 def soft_log_error(raw: Tensor) -> Tensor:
@@ -78,9 +75,8 @@ def restoration_loss(
 class PlainBlock(nn.Sequential):
     """PReLU - conv."""
 
-    def __init__(self, width: int, dilation: int = 1) -> None:
-        convolution = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation, padding_mode="replicate")
-        super().__init__(nn.PReLU(width), convolution)
+    def __init__(self, width: int) -> None:
+        super().__init__(nn.PReLU(width), nn.Conv2d(width, width, 3, padding=1, padding_mode="replicate"))
 
 
 class ConvRestorer(ModelMixin, ConfigMixin):
@@ -93,16 +89,10 @@ class ConvRestorer(ModelMixin, ConfigMixin):
     block           | "residual", or "plain": convolution and PReLU without a way around, as in Real-ESRGAN's compact
                     | networks, so that their published weights can be a starting point (training/compact.py)
     eta             | difficulty scale of the confidence map, in squared normalised latent units
-    dilation        | of every second plain block's convolution: sees further at the same cost (docs/training.md)
-    calm_limit      | mean log error of a neighbourhood from which on a second, calmer set of weights (`calm`, as large)
-                    | makes the latents; None: no second set
 
     Choice: blocks at LR resolution. Blocks of twice the width on the latent grid cost the same arithmetic and need two
     to three times the steps (docs/training.md). Without normalisation layers an output latent depends on `reach`
     latents around it and on nothing else.
-
-    Choice: a calmer network where this one is at a loss. Training against a discriminator makes it invent patterns out
-    of the worst inputs; mixed with the published weights that it began from, it doesn't (scripts/add_calm.py).
     """
 
     input_kind = "pixels"
@@ -115,33 +105,23 @@ class ConvRestorer(ModelMixin, ConfigMixin):
         blocks: int = 16,
         eta: float = 0.1,
         block: str = "residual",
-        dilation: int = 1,
-        calm_limit: float | None = None,
     ) -> None:
         super().__init__()
         if eta <= 0:
             raise ConfigError(f"eta must be positive, not {eta}")
         if block not in ("residual", "plain"):
             raise ConfigError(f'block "{block}": choose residual or plain')
-        if dilation < 1 or (dilation > 1 and block != "plain"):
-            raise ConfigError(f"dilation {dilation} must be at least 1, and 1 with residual blocks")
         # A linear path that can hold bicubic interpolation exactly: x4 bicubic of a 2x2 LR cell needs 6x6 LR pixels.
         self.skip = nn.Conv2d(12, latent_channels, 3)
         self.entry = nn.Conv2d(3, width, 3, padding=1, padding_mode="replicate")
         self.residual = block == "residual"
         self.body = nn.Sequential(
-            *(
-                ResidualBlock(width) if self.residual else PlainBlock(width, dilation if number % 2 else 1)
-                for number in range(blocks)
-            ),
+            *(ResidualBlock(width) if self.residual else PlainBlock(width) for _ in range(blocks)),
             *(() if self.residual else (nn.PReLU(width),)),
         )
         self.exit = nn.Conv2d(4 * width, latent_channels + 1, 3)
         nn.init.zeros_(self.exit.weight)
         nn.init.zeros_(self.exit.bias)  # type: ignore[arg-type]
-        self.calm: ConvRestorer | None = None
-        if calm_limit is not None:
-            self.calm = ConvRestorer(latent_channels, width, blocks, eta, block, dilation)
 
     @property
     def eta(self) -> float:
@@ -150,28 +130,14 @@ class ConvRestorer(ModelMixin, ConfigMixin):
     @property
     def reach(self) -> int:
         """Latents on each side that an output latent depends on."""
-        blocks = int(self.config["blocks"])
-        wide = 0 if self.residual else blocks // 2  # the blocks with dilation
-        pixels = blocks * (2 if self.residual else 1) + wide * (int(self.config["dilation"]) - 1) + 1
-        return math.ceil(pixels / 2) + 1 + (_CALM_REACH if self.calm else 0)
+        pixels = int(self.config["blocks"]) * (2 if self.residual else 1) + 1
+        return math.ceil(pixels / 2) + 1
 
     def forward(self, pixels: Float[Tensor, "n 3 height width"]) -> Restoration:
         """LR RGB in [0,1], even sides -> Restoration at h = height/2, float32."""
         if pixels.shape[-2] % 2 or pixels.shape[-1] % 2:
             raise ValueError(f"sides {tuple(pixels.shape[-2:])} must be even")
-        restored = self.leave(self.features(pixels), pixels)
-        if self.calm is None:
-            return restored
-        share = self.calm_share(restored.log_error)
-        if not torch.compiler.is_compiling() and not bool((share > 0).any()):
-            return restored
-        return restored._replace(latents=torch.lerp(restored.latents, self.calm(pixels).latents, share))
-
-    def calm_share(self, log_error: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
-        """Of the calm network's latents, in [0,1]: by the mean log error of the latents up to _CALM_REACH away."""
-        side = (_CALM_REACH,) * 4
-        mean = F.avg_pool2d(F.pad(log_error, side, mode="replicate"), 2 * _CALM_REACH + 1, stride=1)
-        return ((mean - float(self.config["calm_limit"])) / _CALM_WIDTH + 0.5).clamp(0, 1)
+        return self.leave(self.features(pixels), pixels)
 
     def features(self, pixels: Float[Tensor, "n 3 height width"]) -> Tensor:
         """What the last layer reads of LR RGB, (n, 4 width, h + 2, w + 2)."""

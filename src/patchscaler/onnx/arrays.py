@@ -133,6 +133,30 @@ def in_tiles(
     return results
 
 
+def neighbourhood_mean(plane: Array, reach: int) -> Array:
+    """Of (1,h,w): at each place the mean of those up to `reach` away along both axes, the border repeated."""
+    padded = np.pad(plane, ((0, 0), (reach, reach), (reach, reach)), mode="edge")
+    for axis in (1, 2):
+        padded = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 1, axis).mean(axis=-1)
+    return padded
+
+
+def asked_tiles(share: Array, tile: int) -> list[tuple[slice, slice]]:
+    """Twin of `inference.restoring.second_tiles`, of a plane (h,w): rows and columns of each."""
+    tiles = []
+    for top, bottom in _spans(share.shape[0], tile):
+        for left, right in _spans(share.shape[1], tile):
+            rows, cols = np.nonzero(share[top:bottom, left:right] > 0)
+            if len(rows):
+                tiles.append(
+                    (
+                        slice(top + int(rows.min()), top + int(rows.max()) + 1),
+                        slice(left + int(cols.min()), left + int(cols.max()) + 1),
+                    )
+                )
+    return tiles
+
+
 def _spans(length: int, tile: int) -> Iterator[tuple[int, int]]:
     count = math.ceil(length / tile)
     return ((index * length // count, (index + 1) * length // count) for index in range(count))

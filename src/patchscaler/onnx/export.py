@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from patchscaler.errors import ConfigError
+from patchscaler.inference.restoring import SECOND_HALO, SECOND_TILE
 from patchscaler.inference.settings import DEFAULT_QUALITY, QUALITIES
 from patchscaler.models.autoencoder import DctAutoencoder
+from patchscaler.models.fusion import LEAN
 from patchscaler.models.patch_dit import TextureCache
 from patchscaler.onnx.runner import FORMAT_VERSION, SETTINGS
 from patchscaler.pipeline import SCALE, PatchScalerPipeline
@@ -22,13 +24,30 @@ _LARGEST_SIDE = 2**15  # of what the exported graphs take, in latents
 
 
 class _Restore(nn.Module):
+    """By the first restorer, and where there is a second one, the gain to be expected of it."""
+
     def __init__(self, pipeline: PatchScalerPipeline) -> None:
         super().__init__()
-        self.restorer = pipeline.restorer
+        self.restorer, self.fusion = pipeline.restorer, pipeline.fusion
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        restored = self.restorer(pixels)
-        return restored.latents, restored.log_error
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        features = self.restorer.features(pixels)
+        restored = self.restorer.leave(features, pixels)
+        return tuple(restored) if self.fusion is None else (*restored, self.fusion.gain(features))
+
+
+class _Fuse(nn.Module):
+    """By both restorers."""
+
+    def __init__(self, pipeline: PatchScalerPipeline) -> None:
+        super().__init__()
+        self.restorer, self.second, self.fusion = pipeline.restorer, pipeline.second_restorer, pipeline.fusion
+
+    def forward(self, pixels: Tensor, lean: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.restorer.features(pixels)
+        first = self.restorer.leave(features, pixels)
+        fused = self.fusion(first, features, self.second(pixels), lean)
+        return fused.latents, fused.log_error
 
 
 class _Prompt(nn.Module):
@@ -65,7 +84,8 @@ class _Decode(nn.Module):
 
 @torch.no_grad()
 def export_onnx(pipeline: PatchScalerPipeline, folder: Path) -> list[Path]:
-    """Write restorer, prompt, patch_dit and decoder of a float32 pipeline on the CPU, and their settings, to `folder`.
+    """Write the networks of a float32 pipeline on the CPU, and their settings, to `folder`: restorer, prompt,
+    patch_dit, decoder, and fused_restorer where there is a second restorer.
 
     The batch of patches and the sides of pictures are free, times are int64, arithmetic is float32. Weights that half
     precision holds exactly are stored so, and cast when loaded: nothing is lost, and a bundled model halves.
@@ -94,7 +114,7 @@ def export_onnx(pipeline: PatchScalerPipeline, folder: Path) -> list[Path]:
             (torch.zeros(1, 3, 10, 14),),
             ({2: 2 * h, 3: 2 * w},),
             ["pixels"],
-            ["latents", "log_error"],
+            ["latents", "log_error", *(["gain"] if pipeline.fusion else [])],
         ),
         "prompt": (prompt, (patches,), ({0: n},), ["patches"], ["keys", "values"]),
         "patch_dit": (
@@ -106,6 +126,14 @@ def export_onnx(pipeline: PatchScalerPipeline, folder: Path) -> list[Path]:
         ),
         "decoder": (_Decode(pipeline), (latents,), ({2: h, 3: w},), ["latents"], ["pixels"]),
     }
+    if pipeline.fusion:
+        jobs["fused_restorer"] = (
+            _Fuse(pipeline),
+            (torch.zeros(1, 3, 10, 14), torch.zeros(())),
+            ({2: 2 * h, 3: 2 * w}, {}),
+            ["pixels", "lean"],
+            ["latents", "log_error"],
+        )
     paths = []
     for name, job in jobs.items():
         paths.append(folder / f"{name}.onnx")
@@ -139,8 +167,17 @@ def _settings(pipeline: PatchScalerPipeline) -> dict[str, Any]:
         "eta": pipeline.restorer.eta,
         "restorer_reach": pipeline.restorer.reach,
         "decoder_reach": pipeline.autoencoder.reach,
+        "gate": _gate(pipeline),
         "alphas_cumprod": pipeline.scheduler.alphas_cumprod.tolist(),
     }
+
+
+def _gate(pipeline: PatchScalerPipeline) -> dict[str, Any] | None:
+    """What decides where the second restorer is asked; None: there is none."""
+    if pipeline.fusion is None:
+        return None
+    config = {name: pipeline.fusion.config[name] for name in ("gate_limit", "gate_reach")}
+    return config | {"tile": SECOND_TILE, "halo": SECOND_HALO, "lean": LEAN}
 
 
 def _write(

@@ -13,9 +13,11 @@ from patchscaler.diffusion.field import place_field
 from patchscaler.errors import ConfigError, WeightsError
 from patchscaler.onnx.arrays import (
     Array,
+    asked_tiles,
     enlarge_bicubic,
     in_tiles,
     merge,
+    neighbourhood_mean,
     origins,
     raised_cosine_window,
     sample,
@@ -25,7 +27,7 @@ from patchscaler.onnx.arrays import (
 
 SETTINGS = "patchscaler.json"
 NETWORKS = ("restorer", "prompt", "patch_dit", "decoder")
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 # Choice: sides in latents of what one network call sees; they bound memory and change nothing beyond rounding.
 _RESTORER_TILE, _DECODER_TILE = 256, 64
@@ -58,7 +60,7 @@ class OnnxUpscaler:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         self.sessions = {}
-        for name in NETWORKS:
+        for name in (*NETWORKS, *(["fused_restorer"] if self.settings["gate"] else [])):
             file = Path(folder) / f"{name}.onnx"
             if not file.is_file():
                 raise WeightsError(f"{file}: no such file; export the model again")
@@ -73,11 +75,12 @@ class OnnxUpscaler:
         gammas: Sequence[float] = (0.95, 0.75),
         taus: Sequence[int] = (400, 700, 1000),
         batch_size: int = 64,
+        denoise: float = 0.5,
     ) -> Array:
         """Enlarge RGB pixels (height,width,3), uint8 or float in [0,1], to (4 height, 4 width, 3) float32 in [0,1].
 
-        seed, steps, gammas, taus and batch_size as in PatchScalerPipeline; steps None: its default when the model was
-        exported. Raises ConfigError for another shape.
+        seed, steps, gammas, taus, batch_size and denoise as in PatchScalerPipeline; steps None: its default when the
+        model was exported. Raises ConfigError for another shape.
         """
         if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
             raise ConfigError(f"an array of shape {image.shape} is no picture of shape (height, width, 3)")
@@ -85,9 +88,11 @@ class OnnxUpscaler:
         pixels = np.ascontiguousarray(scaled.transpose(2, 0, 1), np.float32)
         scale, settings = self.settings["scale"], self.settings
         even = np.pad(pixels, ((0, 0), (0, pixels.shape[1] % 2), (0, pixels.shape[2] % 2)), mode="edge")
-        coarse, log_error = in_tiles(
+        coarse, log_error, *gain = in_tiles(
             lambda x: self._run("restorer", pixels=x), even, _RESTORER_TILE, settings["restorer_reach"], entry=2
         )
+        if gain and denoise > 0:
+            self._ask_second(even, coarse, log_error, gain[0], denoise)
         steps = self.settings["steps"] if steps is None else steps
         latents = self._refine(coarse, log_error, seed, steps, gammas, taus, batch_size)
         (result,) = in_tiles(
@@ -96,6 +101,28 @@ class OnnxUpscaler:
         result = result[:, : scale * pixels.shape[1], : scale * pixels.shape[2]]
         fixed = wavelet_colour_fix(result, enlarge_bicubic(pixels, scale)).clip(0, 1)
         return np.ascontiguousarray(fixed.transpose(1, 2, 0))
+
+    def _ask_second(self, pixels: Array, coarse: Array, log_error: Array, gain: Array, denoise: float) -> None:
+        """Mixes both restorers' answer into the first one's, where the gate asks for it."""
+        gate = self.settings["gate"]
+        shift = 2 * denoise - 1
+        mean = neighbourhood_mean(gain, gate["gate_reach"])
+        share = ((mean / gate["gate_limit"] - 0.5).clip(0, 1) + shift).clip(0, 1).astype(np.float32)
+        lean = np.float32(gate["lean"] * shift)
+        for inner in asked_tiles(share[0], gate["tile"]):
+            outer = tuple(
+                slice(max(side.start - gate["halo"], 0), min(side.stop + gate["halo"], length))
+                for side, length in zip(inner, share.shape[1:], strict=True)
+            )
+            crop = pixels[(slice(None), *(slice(2 * side.start, 2 * side.stop) for side in outer))]
+            answer = self._run("fused_restorer", pixels=np.ascontiguousarray(crop)[None], lean=np.asarray(lean))
+            own = (
+                slice(None),
+                *(slice(a.start - b.start, a.stop - b.start) for a, b in zip(inner, outer, strict=True)),
+            )
+            here = (slice(None), *inner)
+            for result, part in zip((coarse, log_error), answer, strict=True):
+                result[here] += share[here] * (part[0][own] - result[here])
 
     def _refine(
         self,

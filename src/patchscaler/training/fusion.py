@@ -189,7 +189,7 @@ class FusionTask:
             fusion = load_frozen(Fusion, settings.fusion)
         else:
             fusion = Fusion(self.autoencoder.latent_channels, **settings.model)
-            self._standardise(fusion)
+            fusion.standardise(*self._measured())
         fusion.to(memory_format=torch.channels_last)
         self.network: Any = FusedDecoder(fusion, self.autoencoder).train()
         for name, parameter in self.network.named_parameters():
@@ -208,26 +208,11 @@ class FusionTask:
         """Of a parameter, relative to run.learning_rate."""
         return self.settings.decoder_rate if name.startswith("autoencoder.") else 1.0
 
-    @torch.no_grad()
-    def _standardise(self, fusion: Fusion) -> None:
-        """The new network reads inputs of very different size as if each had a spread of 1."""
-        crops = [
-            self._opinions.square(n, 0, 0, self.settings.patch)
-            for n in range(min(_MEASURED, self._opinions.crops.count))
-        ]
-        batch = {name: torch.stack([crop[name] for crop in crops]) for name in crops[0]}
-        first, features, second = opinions(batch)
-        parts = [
-            features[..., 1:-1, 1:-1],
-            nn.functional.pixel_unshuffle(second.features, 2),
-            first.latents,
-            second.latents,
-            first.log_error,
-        ]
-        spread = torch.cat([part.std(dim=(0, 2, 3)) for part in parts]).clamp(min=1e-3)
-        mean = torch.cat([part.mean(dim=(0, 2, 3)) for part in parts])
-        fusion.entry.weight /= spread[None, :, None, None]
-        fusion.entry.bias -= (fusion.entry.weight.sum(dim=(2, 3)) * mean).sum(dim=1)
+    def _measured(self) -> tuple[Restoration, Tensor, SecondOpinion]:
+        """A few crops, from which a new fusion takes the spreads of its inputs."""
+        count = min(_MEASURED, self._opinions.crops.count)
+        crops = [self._opinions.square(number, 0, 0, self.settings.patch) for number in range(count)]
+        return opinions({name: torch.stack([crop[name] for crop in crops]) for name in crops[0]})
 
     def dataset(self) -> Dataset:
         return self._opinions
