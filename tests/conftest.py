@@ -200,8 +200,10 @@ def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The frozen parts that later parts are trained on."""
     from patchscaler.models.autoencoder import DctAutoencoder
+    from patchscaler.models.fusion import Fusion
     from patchscaler.models.patch_dit import PatchDiT
     from patchscaler.models.restorer import ConvRestorer
+    from patchscaler.models.rrdb import RrdbRestorer
     from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
 
     folder = tmp_path_factory.mktemp("parts")
@@ -209,6 +211,8 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     autoencoder = DctAutoencoder(luma=4, chroma=1, width=8, blocks=1, fine_width=8, fine_blocks=1)
     autoencoder.save_pretrained(folder / "autoencoder")
     ConvRestorer(latent_channels=6, width=8, blocks=1).save_pretrained(folder / "restorer")
+    RrdbRestorer(latent_channels=6, width=4, growth=4, blocks=1).save_pretrained(folder / "second_restorer")
+    Fusion(latent_channels=6, first_width=8, second_width=4, width=8, blocks=1).save_pretrained(folder / "fusion")
     TextureClassifier(latent_channels=6, width=8, blocks=1, features=8).save_pretrained(folder / "classifier")
     memory = ReferenceTextureMemory(latent_channels=6, sample_size=8, features=8, size=5)
     memory.fill(torch.randn(5, 6, 8, 8), torch.randn(5, 8))
@@ -241,6 +245,10 @@ def table(tmp_path: Path, parts: Path, training_pictures: Path) -> Any:
         if part == "restorer":
             return made | {"model": {"width": 8, "blocks": 1}, "pairs": {"crop": 32}, "validation_count": 2}
         made["restorer"] = str(parts / "restorer")
+        if part == "fusion":
+            made |= {"second_restorer": str(parts / "second_restorer"), "model": {"width": 8, "blocks": 1}}
+            made |= {"pairs": {"crop": 64}, "patch": 8, "side": 4, "validation_count": 4}
+            return made | {"cache": {"folder": str(tmp_path / "cache"), "count": 6, "workers": 0}}
         if part == "confidence":
             del made["validation"]  # as the texture classifier does
             made |= {"patch_dit": str(parts / "patch_dit"), "pairs": {"crop": 64}}

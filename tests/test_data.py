@@ -238,7 +238,7 @@ def test_pairs_are_of_every_kind_in_the_mixture(pictures: PictureSet) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"mixture": {"wild": 1.0}}, "give positive shares of bicubic, mild, real_esrgan"),
+        ({"mixture": {"wild": 1.0}}, "give positive shares of bicubic, camera, mild, real_esrgan"),
         ({"mixture": {"mild": 0.0}}, "give positive shares"),
         ({"mixture": {"mild": 2.0, "bicubic": -1.0}}, "give positive shares"),
         ({"mixture": {}}, "give positive shares"),

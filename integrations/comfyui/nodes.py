@@ -66,13 +66,22 @@ class PatchScalerUpscale:
                 "scale": ("FLOAT", {"default": 4.0, "min": 1.0, "max": 8.0, "step": 0.05}),
                 "quality": (["fast", "balanced", "best"], {"default": "balanced"}),
                 "seed": ("INT", {"default": 0, "min": 0, "max": 2**63 - 1}),
-            }
+            },
+            "optional": {
+                "denoise": (
+                    "FLOAT",
+                    {"default": -1.0, "min": -1.0, "max": 1.0, "step": 0.05, "tooltip": "0 to 1; below 0: by itself"},
+                ),
+            },
         }
 
-    def upscale(self, model: Any, image: Any, scale: float, quality: str, seed: int) -> tuple[Any]:
+    def upscale(
+        self, model: Any, image: Any, scale: float, quality: str, seed: int, denoise: float = -1.0
+    ) -> tuple[Any]:
         from patchscaler.integrations.comfy import upscale
 
-        return (upscale(model, image, scale=scale, quality=quality, seed=seed, on_share=_progress()),)
+        asked = None if denoise < 0 else denoise
+        return (upscale(model, image, scale=scale, quality=quality, seed=seed, denoise=asked, on_share=_progress()),)
 
 
 class PatchScalerDifficultyMap:

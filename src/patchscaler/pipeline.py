@@ -278,8 +278,8 @@ class PatchScalerPipeline(DiffusionPipeline):
         raise ConfigError("this pipeline offloads whole models only: use enable_model_cpu_offload")
 
     def restore(self, pixels: Float[Tensor, "1 3 height width"]) -> Restoration:
-        """`Parts.restore`: coarse latents and log error of an LR picture."""
-        return self.parts.restore(pixels)
+        """Coarse latents and log error of an LR picture in [0,1], at ceil(height / 2) x ceil(width / 2) latents."""
+        return self.parts.grm(pixels)
 
     def prompt(self, patches: Float[Tensor, "n c V V"]) -> TextureCache:
         """`Parts.prompt`: keys and values of the textures for each coarse patch."""

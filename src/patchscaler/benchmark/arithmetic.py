@@ -20,19 +20,23 @@ class Arithmetic(NamedTuple):
     """Multiply-adds in matrix products, convolutions and attention; elementwise work is not counted.
 
     restore, decode  of a whole picture of the size asked for
+    second           of the same by both restorers, if they were asked for all of it
     prompt           of one patch
     denoise          of one patch-step
     """
 
     restore: int
+    second: int
     decode: int
     prompt: int
     denoise: int
 
-    def stages(self, patches: int, patch_steps: int) -> dict[str, int]:
-        """By the names of the report's stages. The colour fix has none: it adds shifted pictures."""
+    def stages(self, patches: int, patch_steps: int, asked: float = 0.0) -> dict[str, int]:
+        """By the names of the report's stages; asked: share of the picture that the second restorer was asked for. The
+        colour fix has none: it adds shifted pictures."""
         return {
             "restore": self.restore,
+            "second": round(asked * self.second),
             "prompt": patches * self.prompt,
             "sample": patch_steps * self.denoise,
             "decode": self.decode,
@@ -72,9 +76,17 @@ def _count_shapes(pipeline: PatchScalerPipeline, size: Size) -> Arithmetic:
         found = memory.retrieve(nets["texture_classifier"](patch), top_k)
         return dit.texture_cache(encoder(memory.read(found.places), found.similarities))
 
+    def second() -> None:
+        if pipeline.fusion is None:
+            return
+        pixels = latents.new_empty(1, 3, 2 * height, 2 * width)
+        features = nets["restorer"].features(pixels)
+        nets["fusion"](nets["restorer"].leave(features, pixels), features, nets["second_restorer"](pixels))
+
     time, texture = torch.zeros(1, dtype=torch.int64), prompt()
     return Arithmetic(
         restore=_counted(restore),
+        second=_counted(second),
         decode=_counted(lambda: decode_latents(nets["autoencoder"], latents)),
         prompt=_counted(prompt),
         denoise=_counted(lambda: dit(patch, time, patch, error, texture)),

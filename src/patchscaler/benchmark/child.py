@@ -117,7 +117,9 @@ def _summary(
         "stages": stages,
         "seconds": statistics.median(sum(stage["seconds"] for stage in run["stages"].values()) for run in runs),
         "peak_mib": peak,
-        "multiply_adds": amounts.stages(sum(first["patches"].values()), first["patch_steps"]),
+        "multiply_adds": amounts.stages(
+            sum(first["patches"].values()), first["patch_steps"], (first["second"] or {"asked": 0.0})["asked"]
+        ),
     }
 
 

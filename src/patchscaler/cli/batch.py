@@ -28,6 +28,9 @@ def batch(
     steps: Annotated[
         str | None, typer.Option(metavar="N,N,N", help="sampling steps of simple, medium and hard patches")
     ] = None,
+    denoise: Annotated[
+        float | None, typer.Option(min=0, max=1, help="how much the second restorer counts; default: where it pays")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="of all pictures, unless a table gives each its own")] = 0,
     model: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="bundled name, folder or hub id")] = "tiny",
     batch_size: Annotated[int, typer.Option(min=1, help="patches at a time: memory, not the result")] = 32,
@@ -64,7 +67,7 @@ def batch(
 
     wish: dict[str, Any] = {"scale": scale, "width": None, "height": None, "max_side": max_side}
     check_wish(**wish)
-    settings = parse_settings(quality, steps, None, None, None, seed=seed, batch_size=batch_size)
+    settings = parse_settings(quality, steps, None, None, None, denoise, seed=seed, batch_size=batch_size)
     saving = {"quality": file_quality, "lossless": False, "metadata": metadata}
     if address is not None and actors is None:
         raise ConfigError(f"--address {address}: say how many --actors the cluster shall hold")

@@ -56,7 +56,7 @@ def data_check(
 def data_degrade(
     pictures: Annotated[Path, typer.Argument(help="folder of sharp pictures")],
     out: Annotated[Path, typer.Option("-o", "--output", help="folder to write: hr/, lr/, degradation.json")],
-    condition: Annotated[str, typer.Option(help="bicubic, mild or real_esrgan")] = "real_esrgan",
+    condition: Annotated[str, typer.Option(help="bicubic, camera, mild or real_esrgan")] = "real_esrgan",
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Make small pictures of sharp ones; the same call makes the same pictures."""

@@ -31,7 +31,7 @@ def experiment(
     ] = 256,
     conditions: Annotated[
         str, typer.Option(help="that make sharp pictures small, in turns")
-    ] = "bicubic,mild,real_esrgan",
+    ] = "bicubic,camera,mild,real_esrgan",
     peer: Annotated[
         list[str] | None, typer.Option(metavar="NAME=DIR", help="quality: another method's results; repeatable")
     ] = None,

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from patchscaler.errors import ConfigError
+
 memory_app = typer.Typer(help="The Reference Texture Memory.", no_args_is_help=True)
 
 
@@ -49,13 +51,18 @@ def memory_build(
 def calibrate(
     restorer: Annotated[Path, typer.Argument(help="folder of the restorer's weights; its config.json is changed")],
     pictures: Annotated[Path, typer.Option(help="folder of validation pictures")],
-    conditions: Annotated[str, typer.Option(help="degradations, comma separated")] = "bicubic,mild,real_esrgan",
+    conditions: Annotated[str, typer.Option(help="degradations, comma separated")] = "bicubic,camera,mild,real_esrgan",
     hard_share: Annotated[float, typer.Option(help="share of patches that shall be hard", min=0.01, max=0.99)] = 0.3333,
+    second_restorer: Annotated[Path | None, typer.Option(help="with --fusion, for a model that has one")] = None,
+    fusion: Annotated[Path | None, typer.Option()] = None,
 ) -> None:
     """Set the difficulty scale eta so that the given share of patches is hard."""
+    if (second_restorer is None) != (fusion is None):
+        raise ConfigError("--second-restorer and --fusion go together: give both or none")
+    second = None if second_restorer is None else (str(second_restorer), str(fusion))
     from patchscaler.training.calibrate import calibrate as run
 
-    eta, shares = run(restorer, str(pictures), conditions.split(","), hard_share)
+    eta, shares = run(restorer, str(pictures), conditions.split(","), hard_share, second)
     print(f"eta {eta}: " + ", ".join(f"{n} {s:.1%}" for n, s in zip(("simple", "medium", "hard"), shares, strict=True)))
 
 

@@ -37,7 +37,9 @@ class PairSettings:
 
     crop: int = 192
     draws: int = 2
-    mixture: dict[str, float] = field(default_factory=lambda: {"bicubic": 0.4, "mild": 0.3, "real_esrgan": 0.3})
+    mixture: dict[str, float] = field(
+        default_factory=lambda: {"bicubic": 0.3, "camera": 0.2, "mild": 0.25, "real_esrgan": 0.25}
+    )
     teacher: TeacherSettings | None = None
 
     def __post_init__(self) -> None:

@@ -31,7 +31,7 @@ class Setting:
     model: str = "tiny"
     pictures: int = 0
     side: int = 256
-    conditions: tuple[str, ...] = ("bicubic", "mild", "real_esrgan")
+    conditions: tuple[str, ...] = ("bicubic", "camera", "mild", "real_esrgan")
     metrics: str = "default"
     features: Path | None = None
     seed: int = 0

@@ -1,4 +1,4 @@
-"""The networks of one model together, and the two stages that need several of them: restore and prompt."""
+"""The networks of one model together, and the stage that needs several of them: prompt."""
 
 import functools
 import platform
@@ -16,9 +16,9 @@ from patchscaler.imaging.tiles import OVERLAP
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.base import ModelMixin
 from patchscaler.models.fusion import Fusion
-from patchscaler.models.latents import restorer_input
+from patchscaler.models.grm import GlobalRestoration
 from patchscaler.models.patch_dit import PatchDiT, TextureCache
-from patchscaler.models.restorer import ConvRestorer, Restoration
+from patchscaler.models.restorer import ConvRestorer
 from patchscaler.models.rrdb import RrdbRestorer
 from patchscaler.models.swin_restorer import SwinRestorer
 from patchscaler.models.texture import ReferenceTextureMemory, Retrieval, TextureClassifier, TextureEncoder
@@ -77,36 +77,9 @@ class Parts:
         """V, patch side in latents."""
         return int(self.patch_dit.config["sample_size"])
 
-    def restore(self, pixels: Float[Tensor, "1 3 height width"]) -> Restoration:
-        """Coarse latents and log error of an LR picture in [0,1], at ceil(height / 2) x ceil(width / 2) latents.
-
-        The whole picture at once; `inference.restoring` does the same tile by tile, and only where the gate asks.
-        """
-        first, gain = self.restore_first(pixels)
-        if gain is None:
-            return first
-        assert self.fusion is not None
-        share, _ = self.fusion.shares(gain)
-        return Restoration(
-            *(torch.lerp(one, both, share) for one, both in zip(first, self.restore_fused(pixels), strict=True))
-        )
-
-    def restore_first(self, pixels: Float[Tensor, "1 3 height width"]) -> tuple[Restoration, Tensor | None]:
-        """By the first restorer alone, and the gain to be expected of the second one (None: there is none)."""
-        even = _even(pixels)
-        if self.fusion is None:
-            return self.restorer(restorer_input(self.restorer, self.autoencoder, even)), None
-        features = self.restorer.features(even)
-        return self.restorer.leave(features, even), self.fusion.gain(features)
-
-    def restore_fused(self, pixels: Float[Tensor, "1 3 height width"], lean: float = 0.0) -> Restoration:
-        """By both restorers, everywhere; lean: see Fusion."""
-        assert self.second_restorer
-        assert self.fusion
-        even = _even(pixels).contiguous(memory_format=torch.channels_last)
-        features = self.restorer.features(even)
-        first = self.restorer.leave(features, even)
-        return self.fusion(first, features, self.second_restorer(even), lean)
+    @property
+    def grm(self) -> GlobalRestoration:
+        return GlobalRestoration(self.restorer, self.autoencoder, self.second_restorer, self.fusion)
 
     def prompt(self, patches: Float[Tensor, "n c V V"]) -> TextureCache:
         """Algorithm 1: keys and values for Patch-DiT of the textures most similar to each coarse patch."""
@@ -116,11 +89,6 @@ class Parts:
         found = Retrieval(*(part[: len(patches)] for part in found))
         tokens = self.texture_encoder(self.texture_memory.read(found.places), found.similarities)
         return self.patch_dit.texture_cache(tokens)
-
-
-def _even(pixels: Tensor) -> Tensor:
-    """With the last row and column repeated where a side is odd."""
-    return nn.functional.pad(pixels, (0, pixels.shape[-1] % 2, 0, pixels.shape[-2] % 2), mode="replicate")
 
 
 def channels_last(*parts: nn.Module | None) -> None:

@@ -96,7 +96,7 @@ def ask_second(
     for number, tile in enumerate(tiles):
         if number >= done:
             wide = tile.widened(SECOND_HALO, size)
-            fused = parts.restore_fused(wide.times(2).of(pixels), lean)
+            fused = parts.grm.fused(wide.times(2).of(pixels), lean)
             # Not read from the plane: a run killed after writing it would mix the answer in twice.
             first, _ = _first(parts, pixels, size, tile)
             weight = tile.of(share).to(pixels.device)
@@ -112,7 +112,7 @@ def ask_second(
 def _first(parts: Parts, pixels: Tensor, size: Size, tile: Tile) -> tuple[Restoration, Tensor | None]:
     """The first restorer's answer for a tile, as of the whole picture, and the gain to be expected of the second."""
     wide = tile.widened(getattr(parts.restorer, "reach", 0), size)
-    restored, gain = parts.restore_first(wide.times(2).of(pixels))
+    restored, gain = parts.grm.first(wide.times(2).of(pixels))
     inner = tile.within(wide)
     return Restoration(*(inner.of(part) for part in restored)), None if gain is None else inner.of(gain)
 

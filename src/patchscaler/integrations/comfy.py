@@ -22,7 +22,7 @@ from patchscaler.pipeline import PatchScalerPipeline
 from patchscaler.report import Progress, ProgressCallback
 from patchscaler.sizes import enlarge
 
-STAGES = ("restore", "prompt", "sample", "decode", "colour")  # in the order of the work; each counts alike
+STAGES = ("restore", "second", "prompt", "sample", "decode", "colour")  # in the order of the work; each counts alike
 Share = Callable[[float], None]  # told how much of the work is done, 0 to 1
 
 
@@ -52,9 +52,10 @@ def upscale(
     scale: float,
     quality: str,
     seed: int,
+    denoise: float | None = None,
     on_share: Share = lambda share: None,
 ) -> Float[Tensor, "b H W 3"]:
-    """IMAGE -> IMAGE, `scale` (1 to 8) times as large. Raises ConfigError."""
+    """IMAGE -> IMAGE, `scale` (1 to 8) times as large; denoise as in the pipeline. Raises ConfigError."""
     made = []
     for number, image in enumerate(images):
         result = enlarge(
@@ -63,6 +64,7 @@ def upscale(
             scale=scale,
             quality=quality,
             seed=seed,
+            denoise=denoise,
             on_progress=_within(on_share, number, len(images)),
         )
         made.append(result.pixels.cpu().permute(0, 2, 3, 1))

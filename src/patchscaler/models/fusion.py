@@ -23,7 +23,7 @@ from patchscaler.models.restorer import Restoration
 from patchscaler.models.rrdb import SecondOpinion
 
 FIRST_SHARE = 0.4  # of the second restorer, before training
-_GATE_WIDTH = 32
+GATE_WIDTH = 32  # channels between the two layers of the gate
 LEAN = 2.0  # logits of w at either end of `denoise`
 
 
@@ -62,19 +62,19 @@ class Fusion(ModelMixin, ConfigMixin):
         read = 4 * first_width + 4 * second_width + 2 * latent_channels + 1
         self.register_buffer("mean", torch.zeros(1, read, 1, 1))
         self.register_buffer("std", torch.ones(1, read, 1, 1))
-        self.entry = nn.Conv2d(read, width, 3, padding=1, padding_mode="replicate")
+        self.entry = nn.Conv2d(read, width, 1)  # the restorers have looked around already
         self.body = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
         self.exit = nn.Conv2d(width, 2 * latent_channels + 1, 3, padding=1, padding_mode="replicate")
         nn.init.zeros_(self.exit.weight)
         nn.init.zeros_(self.exit.bias)  # type: ignore[arg-type]
         self.exit.bias.data[:latent_channels] = math.log(FIRST_SHARE / (1 - FIRST_SHARE))  # type: ignore[index]
-        self.gate_entry = nn.Conv2d(4 * first_width, _GATE_WIDTH, 3)
-        self.gate_exit = nn.Conv2d(_GATE_WIDTH, 1, 1)
+        self.gate_entry = nn.Conv2d(4 * first_width, GATE_WIDTH, 3)
+        self.gate_exit = nn.Conv2d(GATE_WIDTH, 1, 1)
 
     @property
     def reach(self) -> int:
         """Latents on each side that an output latent depends on."""
-        return 2 * int(self.config["blocks"]) + 2
+        return 2 * int(self.config["blocks"]) + 1
 
     def forward(
         self,
@@ -127,8 +127,11 @@ class Fusion(ModelMixin, ConfigMixin):
                  limit, 1 from one and a half of it on. Below and above, less and more of the picture, up to nothing (0)
                  and everything (1), and the second restorer counts for less and for more within it
         """
-        side = int(self.config["gate_reach"])
-        mean = F.avg_pool2d(F.pad(gain, (side,) * 4, mode="replicate"), 2 * side + 1, stride=1)
         shift = 2 * denoise - 1
-        gated = (mean / float(self.config["gate_limit"]) - 0.5).clamp(0, 1)
+        gated = (self.neighbourhood(gain) / float(self.config["gate_limit"]) - 0.5).clamp(0, 1)
         return (gated + shift).clamp(0, 1), LEAN * shift
+
+    def neighbourhood(self, gain: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
+        """The mean of the latents up to `gate_reach` away, the border repeated."""
+        side = int(self.config["gate_reach"])
+        return F.avg_pool2d(F.pad(gain, (side,) * 4, mode="replicate"), 2 * side + 1, stride=1)

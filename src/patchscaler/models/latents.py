@@ -45,13 +45,14 @@ def decode_latents(autoencoder: ModelMixin, latents: Float[Tensor, "n c h w"]) -
     return (sample.float() + 1) / 2
 
 
-def restorer_input(restorer: Any, autoencoder: ModelMixin, pixels: Float[Tensor, "n 3 height width"]) -> Tensor:
+def restorer_input(restorer: Any, autoencoder: ModelMixin | None, pixels: Float[Tensor, "n 3 height width"]) -> Tensor:
     """What a restorer takes of LR RGB in [0,1], even sides: the pixels, or the latents of the picture enlarged x4.
 
-    restorer  ConvRestorer or SwinRestorer; its `input_kind` decides
+    restorer  ConvRestorer or SwinRestorer; its `input_kind` decides, and whether an autoencoder is needed
     """
     if restorer.input_kind == "pixels":
         return pixels.contiguous(memory_format=torch.channels_last)
+    assert autoencoder is not None
     large = resize_bicubic(pixels, Size(4 * pixels.shape[-2], 4 * pixels.shape[-1])).clamp(0, 1)
     return encode_pixels(autoencoder, large)
 

@@ -1,6 +1,7 @@
 """Calibration of eta, the difficulty scale of the confidence map (Eq. 1), on validation pictures."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,19 +12,22 @@ from patchscaler.diffusion.pgs import assign_groups
 from patchscaler.errors import ConfigError
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.tiles import PatchGrid, pad_to_patch, split
+from patchscaler.models.fusion import Fusion
+from patchscaler.models.grm import GlobalRestoration
 from patchscaler.models.restorer import ConvRestorer, confidence_from
+from patchscaler.models.rrdb import RrdbRestorer
 from patchscaler.training.common import load_frozen
 
 
 @torch.no_grad()
-def patch_log_errors(restorer: ConvRestorer, pictures: str, conditions: list[str], patch: int = 16) -> Tensor:
+def patch_log_errors(grm: GlobalRestoration, pictures: str, conditions: Sequence[str], patch: int = 16) -> Tensor:
     """Log error maps (B,1,V,V) of all patches of the folder's pictures under these degradations."""
     maps = []
     for condition in conditions:
         if condition not in CONDITIONS:
             raise ConfigError(f'condition "{condition}": choose from {", ".join(CONDITIONS)}')
         for pair in validation_pairs(pictures, 0, condition):
-            log_error = pad_to_patch(restorer(pair["lr"]).log_error, patch)
+            log_error = pad_to_patch(grm(pair["lr"]).log_error, patch)
             maps.append(split(log_error, PatchGrid(Size(*log_error.shape[-2:]), patch, patch)))
     return torch.cat(maps)
 
@@ -49,10 +53,20 @@ def calibrate_eta(log_errors: Tensor, hard_share: float = 1 / 3) -> float:
 
 
 def calibrate(
-    folder: str | Path, pictures: str, conditions: list[str], hard_share: float = 1 / 3
+    folder: str | Path,
+    pictures: str,
+    conditions: Sequence[str] = tuple(CONDITIONS),
+    hard_share: float = 1 / 3,
+    second: tuple[str, str] | None = None,
 ) -> tuple[float, tuple[float, float, float]]:
-    """Sets eta in the restorer's config.json; returns it with the shares of simple, medium and hard patches."""
-    log_errors = patch_log_errors(load_frozen(ConvRestorer, str(folder)), pictures, conditions)
+    """Sets eta in the restorer's config.json; returns it with the shares of simple, medium and hard patches.
+
+    folder   of the restorer
+    second   folders of the second restorer and of the fusion, where the model has them
+    """
+    restorer = load_frozen(ConvRestorer, str(folder))
+    both = () if second is None else (load_frozen(RrdbRestorer, second[0]), load_frozen(Fusion, second[1]))
+    log_errors = patch_log_errors(GlobalRestoration(restorer, None, *both), pictures, conditions)
     eta = calibrate_eta(log_errors, hard_share)
     path = Path(folder) / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"eta": eta}, indent=2) + "\n")

@@ -9,6 +9,9 @@ last convolution, and nothing else of it, is trained on to tell the LPIPS (VGG16
 Choice: ln d spans a third of the range of ln e. It is stretched to the mean and spread of the log error that it
 replaces, so that thresholds on C = min(1, eta / e) keep their meaning. Patch-DiT reads the map too, and learned what it
 means from squared error: its weights for it are changed by the straight line that tells the one from the other best.
+
+Where the GRM has a second restorer, the same for the fused picture, and the gate: how much lower than the first
+restorer's the fused picture's LPIPS is. All three are read out of features that stay as they are.
 """
 
 from dataclasses import dataclass, field
@@ -24,23 +27,29 @@ from torch.utils.data import Dataset
 
 from patchscaler.data.pairs import PairDataset, PairSettings
 from patchscaler.data.pictures import PictureSet
+from patchscaler.errors import ConfigError
 from patchscaler.features.lpips import load_lpips
 from patchscaler.models.autoencoder import STRIDE, DctAutoencoder
+from patchscaler.models.fusion import GATE_WIDTH, Fusion
 from patchscaler.models.latents import decode_latents
 from patchscaler.models.patch_dit import PatchDiT
 from patchscaler.models.restorer import ConvRestorer, soft_log_error
+from patchscaler.models.rrdb import RrdbRestorer
 from patchscaler.training.common import load_frozen
 from patchscaler.training.settings import RunSettings
 
 _FIRST_HELD_OUT = 2**30  # index of pairs that no step sees
 _CONSTANT = 1e-3  # a log error that varies less than this says nothing
+_GATE_WEIGHT = 30.0
 _MEASURED = 16  # crops of which the features' means and spreads are taken
 
 
 @dataclass(frozen=True)
 class ConfidenceSettings:
-    """One run; it begins from the parts in the folders named, and exports a restorer and a Patch-DiT that go together.
+    """One run; it begins from the parts in the folders named, and exports those that go together: restorer, Patch-DiT
+    and fusion.
 
+    second_restorer, fusion  both or none
     features  folder of VGG16's convolutions; None: where they are installed
     crops     degraded crops whose features are kept in memory (0.3 MB each), drawn again and again
     held_out  further crops, for validation and for the two straight lines
@@ -54,6 +63,8 @@ class ConfidenceSettings:
     autoencoder: str
     restorer: str
     patch_dit: str
+    second_restorer: str | None = None
+    fusion: str | None = None
     pairs: PairSettings = field(default_factory=PairSettings)
     features: str | None = None
     crops: int = 720
@@ -63,35 +74,68 @@ class ConfidenceSettings:
 
 
 class Readout(nn.Module):
-    """What `ConvRestorer.exit` reads, standardised, -> log of the expected LPIPS, by one convolution."""
+    """Frozen features, standardised, -> one value per place, by one convolution, or by two with `hidden` channels
+    between them. `framed`: the features have one place more on each side, as `ConvRestorer.exit` reads them."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, features: Tensor) -> None:
+    def __init__(self, features: Tensor, framed: bool, start: float, hidden: int = 0) -> None:
         super().__init__()
         self.register_buffer("mean", features.mean(dim=(0, 2, 3), keepdim=True))
         self.register_buffer("std", features.std(dim=(0, 2, 3), keepdim=True) + 1e-3)
-        self.convolution = nn.Conv2d(features.shape[1], 1, 3)
-        nn.init.zeros_(self.convolution.weight)
-        nn.init.constant_(self.convolution.bias, -1.0)  # type: ignore[arg-type]
+        border: dict[str, Any] = {} if framed else {"padding": 1, "padding_mode": "replicate"}
+        self.convolution = nn.Conv2d(features.shape[1], hidden or 1, 3, **border)
+        self.last = nn.Conv2d(hidden, 1, 1) if hidden else None
+        last = self.last or self.convolution
+        nn.init.zeros_(last.weight)
+        nn.init.constant_(last.bias, start)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor) -> Tensor:
-        """(n,4 width,h+2,w+2) -> (n,1,h,w)."""
-        return soft_log_error(self.convolution((features - self.mean) / self.std))
+        x = self.convolution((features - self.mean) / self.std)
+        return self.last(F.leaky_relu(x, 0.1)) if self.last else x
 
-    def folded(self, scale: float, offset: float) -> tuple[Tensor, Tensor]:
-        """Weight (1,4 width,3,3) and bias (1,) for the features as they are, of scale * output + offset."""
+    def folded(self, scale: float = 1.0, offset: float = 0.0) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the first convolution for the features as they are, of scale * output + offset."""
         weight = scale * self.convolution.weight / self.std
         assert self.convolution.bias is not None
-        return weight, scale * self.convolution.bias + offset - (weight * self.mean).sum()
+        return weight, scale * self.convolution.bias + offset - (weight * self.mean).sum(dim=(1, 2, 3))
+
+
+class Readouts(nn.Module):
+    """What is trained. first: log of the first restorer's expected LPIPS; fused: that of both, less the former; gain:
+    by how much the latter LPIPS is lower."""
+
+    def __init__(self, crops: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.first = Readout(crops["features"], framed=True, start=-1.0)
+        self.fused, self.gain = None, None
+        if "fused_features" in crops:
+            self.fused = Readout(crops["fused_features"], framed=False, start=0.0)
+            self.gain = Readout(crops["features"], framed=True, start=0.0, hidden=GATE_WIDTH)
+
+    def forward(self, crops: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Log errors "first" and "fused" (n,1,h,w), and the expected "gain"."""
+        first = soft_log_error(self.first(crops["features"]))
+        if self.fused is None or self.gain is None:
+            return {"first": first}
+        fused = first.detach() + self.fused(crops["fused_features"])
+        return {"first": first, "fused": fused, "gain": self.gain(crops["features"])}
 
 
 class CoarseCrops(Dataset):
-    """Sample `index` -> one of `count` crops: what the restorer's last layer reads, its log error, and the LPIPS."""
+    """Sample `index` -> one of `count` crops, see `crop`."""
 
-    def __init__(self, settings: ConfidenceSettings, restorer: ConvRestorer, autoencoder: DctAutoencoder) -> None:
-        self.settings, self.restorer, self.autoencoder = settings, restorer, autoencoder
+    def __init__(
+        self,
+        settings: ConfidenceSettings,
+        autoencoder: DctAutoencoder,
+        restorer: ConvRestorer,
+        second: RrdbRestorer | None = None,
+        fusion: Fusion | None = None,
+    ) -> None:
+        self.settings, self.autoencoder = settings, autoencoder
+        self.restorer, self.second, self.fusion = restorer, second, fusion
         self.pairs = PairDataset(settings.pictures, settings.pairs, settings.run.seed)
         self.lpips = load_lpips("vgg", settings.features).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._kept: dict[int, dict[str, Tensor]] = {}
@@ -107,30 +151,43 @@ class CoarseCrops(Dataset):
 
     @torch.no_grad()
     def crop(self, number: int) -> dict[str, Tensor]:
-        """Of pair `number`, half precision: features (4 width,h+2,w+2), log_error and lpips (1,h,w)."""
+        """Of pair `number`, half precision: features (4 width,h+2,w+2), log_error and lpips (1,h,w) of the first
+        restorer; where there is a second one, fused_features (f,h,w) and fused_lpips, too."""
         pair = {
             name: pixels[None].contiguous(memory_format=torch.channels_last)
             for name, pixels in self.pairs[number].items()
         }
+        truth = self.lpips(pair["hr"])
         features = self.restorer.features(pair["lr"])
         restored = self.restorer.leave(features, pair["lr"])
-        coarse = decode_latents(self.autoencoder, restored.latents).clamp(0, 1)
-        taps = [self.lpips(pixels.contiguous(memory_format=torch.channels_last)) for pixels in (coarse, pair["hr"])]
-        distance = F.avg_pool2d(self.lpips.distance_map(*taps, *pair["hr"].shape[-2:]), STRIDE)
-        parts = {"features": features, "log_error": restored.log_error, "lpips": distance}
+        parts = {"features": features, "log_error": restored.log_error}
+        parts["lpips"] = self._lpips(restored.latents, truth)
+        if self.second is not None and self.fusion is not None:
+            opinion = self.second(pair["lr"])
+            parts["fused_features"] = self.fusion.features(restored, features, opinion)
+            parts["fused_lpips"] = self._lpips(self.fusion(restored, features, opinion).latents, truth)
         return {name: value[0].half() for name, value in parts.items()}
+
+    def _lpips(self, latents: Tensor, truth: list[Tensor]) -> Tensor:
+        """Its mean over each latent, (n,1,h,w)."""
+        pixels = decode_latents(self.autoencoder, latents).clamp(0, 1).contiguous(memory_format=torch.channels_last)
+        return F.avg_pool2d(self.lpips.distance_map(self.lpips(pixels), truth, *pixels.shape[-2:]), STRIDE)
 
 
 class ConfidenceTask:
     def __init__(self, settings: ConfidenceSettings) -> None:
         self.settings = settings
-        self.restorer = load_frozen(ConvRestorer, settings.restorer).to(memory_format=torch.channels_last)
-        self.patch_dit = load_frozen(PatchDiT, settings.patch_dit)
+        restorer = load_frozen(ConvRestorer, settings.restorer).to(memory_format=torch.channels_last)
         autoencoder = load_frozen(DctAutoencoder, settings.autoencoder).to(memory_format=torch.channels_last)
-        self._crops = CoarseCrops(settings, self.restorer, autoencoder)
+        second: list[Any] = []
+        if settings.second_restorer and settings.fusion:
+            second = [load_frozen(RrdbRestorer, settings.second_restorer), load_frozen(Fusion, settings.fusion)]
+        elif settings.second_restorer or settings.fusion:
+            raise ConfigError("second_restorer and fusion go together: name both folders or none")
+        self._crops = CoarseCrops(settings, autoencoder, restorer, *second)
         torch.manual_seed(settings.run.seed)
-        measured = [self._crops.crop(number)["features"].float() for number in range(min(_MEASURED, settings.crops))]
-        self.network: Any = Readout(torch.stack(measured))
+        measured = [self._crops.crop(number) for number in range(min(_MEASURED, settings.crops))]
+        self.network: Any = Readouts({name: torch.stack([c[name].float() for c in measured]) for name in measured[0]})
         self._held_out: dict[str, Tensor] = {}
 
     def dataset(self) -> Dataset:
@@ -139,51 +196,98 @@ class ConfidenceTask:
     def loss(
         self, network: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        s = network(batch["features"])
-        loss = (torch.exp(-s) * batch["lpips"] + s).mean()
-        return loss, {"lpips": batch["lpips"].mean(), "expected": s.detach().exp().mean()}
+        return self._loss(network(batch), batch)
 
+    def _loss(self, read: dict[str, Tensor], crops: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, figures = self._expected(read["first"], crops["lpips"]), {}
+        figures["first"] = loss.detach()
+        if "gain" in read:
+            fused = self._expected(read["fused"], crops["fused_lpips"])
+            gap = self._mean(read["gain"]) - self._mean(crops["lpips"] - crops["fused_lpips"])
+            gate = gap.square().mean()
+            # The gate is weighed up: its squares are those of hundredths.
+            loss = loss + fused + _GATE_WEIGHT * gate
+            figures |= {"fused": fused.detach(), "gate": gate.detach()}
+        return loss, figures
+
+    @staticmethod
+    def _expected(s: Tensor, distance: Tensor) -> Tensor:
+        """Lowest where s = ln E[distance]."""
+        return (torch.exp(-s) * distance + s).mean()
+
+    def _mean(self, gain: Tensor) -> Tensor:
+        """Over the neighbourhood that decides (`Fusion.shares`)."""
+        assert self._crops.fusion is not None
+        return self._crops.fusion.neighbourhood(gain)
+
+    @torch.no_grad()
     def validate(self) -> tuple[dict[str, float], Image.Image | None]:
-        """Of held-out crops: the loss, and how well the log errors of now and before go along with ln LPIPS."""
-        held_out = self._measured()
-        s, d = self._expected(), held_out["lpips"]
-
-        def correlation(log_error: Tensor) -> float:
-            if log_error.std() < _CONSTANT:
-                return 0.0
-            return float(torch.corrcoef(torch.stack([log_error.flatten(), d.clamp(min=1e-3).log().flatten()]))[0, 1])
-
-        figures = {"loss": float((torch.exp(-s) * d + s).mean()), "correlation": correlation(s)}
-        return figures | {"correlation_before": correlation(held_out["log_error"])}, None
+        """Of held-out crops: the losses; how well the log errors of now and before go along with ln LPIPS; and how well
+        the gate's gain does with the real one."""
+        held_out, read = self._measured(), self._read()
+        loss, figures = self._loss(read, held_out)
+        found = {"loss": float(loss)} | {name: float(value) for name, value in figures.items()}
+        for name, log_error, distance in (
+            ("correlation", read["first"], held_out["lpips"]),
+            ("correlation_before", held_out["log_error"], held_out["lpips"]),
+            ("correlation_fused", read.get("fused"), held_out.get("fused_lpips")),
+        ):
+            if log_error is not None and distance is not None:
+                found[name] = _correlation(log_error, distance.clamp(min=1e-3).log())
+        if "gain" in read:
+            real = self._mean(held_out["lpips"] - held_out["fused_lpips"])
+            found |= {"gain": float(real.mean()), "correlation_gain": _correlation(self._mean(read["gain"]), real)}
+        return found, None
 
     @torch.no_grad()
     def export(self, folder: Path) -> None:
-        held_out = self._measured()
-        before, now = held_out["log_error"], self._expected()
+        held_out, settings = self._measured(), self.settings
+        before, now = held_out["log_error"], self._read()["first"]
         # A log error that was never trained has no spread to keep.
         scale = float(before.std() / now.std()) if before.std() > _CONSTANT < now.std() else 1.0
-        weight, bias = (v.cpu() for v in self.network.folded(scale, float(before.mean() - scale * now.mean())))
+        weight, bias = (v.cpu() for v in self.network.first.folded(scale, float(before.mean() - scale * now.mean())))
         told = soft_log_error(F.conv2d(held_out["features"], weight, bias))
         covariance = ((told - told.mean()) * (before - before.mean())).mean()
         slope = float(covariance / told.var(unbiased=False).clamp(min=_CONSTANT**2))
-        offset = float(before.mean() - slope * told.mean()) + self.settings.shift
-        restorer = load_frozen(ConvRestorer, self.settings.restorer)
+        offset = float(before.mean() - slope * told.mean()) + settings.shift
+        restorer = load_frozen(ConvRestorer, settings.restorer)
         restorer.exit.weight[-1:], restorer.exit.bias[-1:] = weight, bias
         restorer.save_pretrained(folder / "restorer")
-        patch_dit = load_frozen(PatchDiT, self.settings.patch_dit)
+        patch_dit = load_frozen(PatchDiT, settings.patch_dit)
         read_line(patch_dit, slope, offset)
-        patch_dit.register_to_config(prompt_limit=self.settings.prompt_limit)
+        patch_dit.register_to_config(prompt_limit=settings.prompt_limit)
         patch_dit.save_pretrained(folder / "patch_dit")
+        if settings.fusion:
+            self._fusion(scale).save_pretrained(folder / "fusion")
 
-    def _expected(self) -> Tensor:
-        """The network's output for the held-out crops."""
-        return self.network(self._measured()["features"].to(self.network.mean.device)).cpu()
+    def _fusion(self, scale: float) -> Fusion:
+        """With the trained row of its last convolution, stretched like the first restorer's, and the gate."""
+        fusion, network = load_frozen(Fusion, str(self.settings.fusion)), self.network.cpu()
+        fusion.exit.weight[-1:], fusion.exit.bias[-1:] = network.fused.folded(scale)
+        fusion.gate_entry.weight[:], fusion.gate_entry.bias[:] = network.gain.folded()
+        fusion.gate_exit.load_state_dict(network.gain.last.state_dict())
+        return fusion
+
+    def _read(self) -> dict[str, Tensor]:
+        """The network's outputs for the held-out crops."""
+        device = self.network.first.mean.device
+        return {
+            name: value.cpu()
+            for name, value in self.network({n: v.to(device) for n, v in self._measured().items()}).items()
+        }
 
     def _measured(self) -> dict[str, Tensor]:
         if not self._held_out:
             crops = [self._crops.crop(_FIRST_HELD_OUT + number) for number in range(self.settings.held_out)]
             self._held_out = {name: torch.stack([crop[name].float() for crop in crops]) for name in crops[0]}
         return self._held_out
+
+
+def _correlation(a: Tensor, b: Tensor) -> float:
+    """0 where one of them hardly varies."""
+    if min(a.std(), b.std()) < _CONSTANT:
+        return 0.0
+    return float(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1])
 
 
 @torch.no_grad()

@@ -34,6 +34,7 @@ from patchscaler.training.settings import RunSettings
 VALIDATION_SIDE = 128
 SHEET_ROWS = 24
 _MEASURED = 64  # crops of which the inputs' spreads are taken
+_OUTER_RATE = 0.3
 _ARRAYS = ("pixels", "coarse", "log_error", "first", "second", "second_features")
 
 
@@ -72,7 +73,7 @@ class FusionSettings:
     adversarial_after: int = 300
     discriminator_rate: float = 2e-4
     discriminator_width: int = 48
-    decoder_rate: float = 0.05
+    decoder_rate: float = 0.15
     validation_count: int = 192
 
 
@@ -188,7 +189,8 @@ class FusionTask:
         if settings.fusion:
             fusion = load_frozen(Fusion, settings.fusion)
         else:
-            fusion = Fusion(self.autoencoder.latent_channels, **settings.model)
+            widths = (int(network.config["width"]) for network in (self.restorer, self.second))
+            fusion = Fusion(self.autoencoder.latent_channels, *widths, **settings.model)
             fusion.standardise(*self._measured())
         fusion.to(memory_format=torch.channels_last)
         self.network: Any = FusedDecoder(fusion, self.autoencoder).train()
@@ -205,8 +207,11 @@ class FusionTask:
         self._pairs: list[tuple[str, dict[str, Tensor], tuple[Restoration, Tensor, SecondOpinion]]] = []
 
     def rate_of(self, name: str) -> float:
-        """Of a parameter, relative to run.learning_rate."""
-        return self.settings.decoder_rate if name.startswith("autoencoder.") else 1.0
+        """Of a parameter, relative to run.learning_rate: one step of Adam moves a sum of hundreds of inputs by as many
+        times its rate, and what the first and last layers sum up is not small."""
+        if name.startswith("autoencoder."):
+            return self.settings.decoder_rate
+        return _OUTER_RATE if name.startswith(("fusion.entry.", "fusion.exit.")) else 1.0
 
     def _measured(self) -> tuple[Restoration, Tensor, SecondOpinion]:
         """A few crops, from which a new fusion takes the spreads of its inputs."""

@@ -1,0 +1,59 @@
+"""The Global Restoration Module whole: one restorer, or two with the fusion that decides which of them are asked."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from patchscaler.models.fusion import Fusion
+from patchscaler.models.latents import restorer_input
+from patchscaler.models.restorer import Restoration
+from patchscaler.models.rrdb import RrdbRestorer
+
+
+@dataclass(frozen=True)
+class GlobalRestoration:
+    """LR pictures in [0,1] of any size -> coarse latents and log error at ceil(height / 2) x ceil(width / 2), float32.
+
+    restorer         ConvRestorer; SwinRestorer, too, where it is alone
+    autoencoder      of its latents
+    second, fusion   both or none
+    """
+
+    restorer: Any
+    autoencoder: Any
+    second: RrdbRestorer | None = None
+    fusion: Fusion | None = None
+
+    def __call__(self, pixels: Float[Tensor, "1 3 height width"], denoise: float = 0.5) -> Restoration:
+        """A whole picture at once; `inference.restoring` does the same tile by tile, and only where the gate asks."""
+        first, gain = self.first(pixels)
+        if gain is None or denoise == 0:
+            return first
+        assert self.fusion is not None
+        share, lean = self.fusion.shares(gain, denoise)
+        pairs = zip(first, self.fused(pixels, lean), strict=True)
+        return Restoration(*(torch.lerp(one, both, share) for one, both in pairs))
+
+    def first(self, pixels: Float[Tensor, "n 3 height width"]) -> tuple[Restoration, Tensor | None]:
+        """By the first restorer alone, and the gain to be expected of the second one (None: there is none)."""
+        even = _even(pixels)
+        if self.fusion is None:
+            return self.restorer(restorer_input(self.restorer, self.autoencoder, even)), None
+        features = self.restorer.features(even)
+        return self.restorer.leave(features, even), self.fusion.gain(features)
+
+    def fused(self, pixels: Float[Tensor, "n 3 height width"], lean: float | Tensor = 0.0) -> Restoration:
+        """By both restorers, everywhere; lean: see Fusion."""
+        assert self.second is not None
+        assert self.fusion is not None
+        even = _even(pixels).contiguous(memory_format=torch.channels_last)
+        features = self.restorer.features(even)
+        return self.fusion(self.restorer.leave(features, even), features, self.second(even), lean)
+
+
+def _even(pixels: Tensor) -> Tensor:
+    """With the last row and column repeated where a side is odd."""
+    return nn.functional.pad(pixels, (0, pixels.shape[-1] % 2, 0, pixels.shape[-2] % 2), mode="replicate")
