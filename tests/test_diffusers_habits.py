@@ -13,7 +13,6 @@ from PIL import Image
 from torch import Tensor
 
 from conftest import build_tiny_pipeline
-from patchscaler import PatchScalerPipeline
 from patchscaler.errors import ConfigError
 
 STEPS = (1, 2, 4)
@@ -169,8 +168,3 @@ def test_offloaded_weights_are_fetched_before_they_are_used(
         assert came == ["restorer", *prompt, "patch_dit", "autoencoder"]
         if not options:
             torch.testing.assert_close(result, expected, atol=1e-6, rtol=0)
-
-
-def test_offloading_layer_by_layer_is_refused(tiny_pipeline: PatchScalerPipeline) -> None:
-    with pytest.raises(ConfigError, match="enable_model_cpu_offload"):
-        tiny_pipeline.enable_sequential_cpu_offload()
