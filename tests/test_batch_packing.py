@@ -74,8 +74,8 @@ def test_together_as_alone(
 def test_batches_are_full_across_pictures(tiny_pipeline: PatchScalerPipeline, pictures: list[Picture]) -> None:
     calls: list[int] = []
     shared = SharedCrew(tiny_pipeline.parts)
-    denoise = shared.refiner._denoiser
-    shared.refiner._denoiser = lambda x, *rest: (calls.append(len(x)), denoise(x, *rest))[1]
+    denoise = shared.refiner._folded
+    shared.refiner._folded = lambda x, *rest: (calls.append(len(x)), denoise(x, *rest))[1]
     many = [pictures[number % 2] for number in range(12)]
     uniform = replace(SETTINGS, steps=(2, 2, 2), taus=(1000, 1000, 1000))  # one time step a batch
     reports = [report for _, report in shared.run(tasks(shared, many, [uniform] * 12))]

@@ -82,7 +82,7 @@ def test_with_a_second_restorer_the_fusion_says_what_was_learned(table: Any, tmp
     task.export(tmp_path / "out")
     after = Fusion.from_pretrained(tmp_path / "out/fusion")
     with torch.no_grad():
-        torch.testing.assert_close(after.gain(held_out["features"]), read["gain"], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(after(held_out["features"]), read["gain"], rtol=1e-3, atol=1e-3)
         rows = [net.exit(held_out["fused_features"]) for net in (before, after)]
     torch.testing.assert_close(rows[1][:, :-1], rows[0][:, :-1])  # the latents stay
     apart = (read["fused"] - read["first"]) / (rows[1][:, -1:])

@@ -13,7 +13,6 @@ from PIL import Image
 from torch import Tensor
 
 from conftest import build_tiny_pipeline
-from patchscaler import PatchScalerPipeline
 from patchscaler.errors import ConfigError
 
 STEPS = (1, 2, 4)
@@ -166,11 +165,9 @@ def test_offloaded_weights_are_fetched_before_they_are_used(
         for hook in pipe._all_hooks:
             send(hook.model)
         prompt = ["texture_classifier", "texture_encoder"] if not options else []
-        assert came == ["restorer", *prompt, "patch_dit", "autoencoder"]
+        rest = [*prompt, "patch_dit", "autoencoder"]
+        assert came[-len(rest) :] == rest
+        assert came[0] == "restorer"
+        assert set(came[: -len(rest)]) == {"restorer", "fusion", "second_restorer"}  # by turns
         if not options:
             torch.testing.assert_close(result, expected, atol=1e-6, rtol=0)
-
-
-def test_offloading_layer_by_layer_is_refused(tiny_pipeline: PatchScalerPipeline) -> None:
-    with pytest.raises(ConfigError, match="enable_model_cpu_offload"):
-        tiny_pipeline.enable_sequential_cpu_offload()

@@ -15,7 +15,7 @@ import patchscaler
 SOURCE = Path(patchscaler.__file__).parent
 
 NETWORKS = {"errors", "imaging", "diffusion", "models"}
-INFERENCE = NETWORKS | {"storage", "report", "presets", "inference", "pipeline"}
+INFERENCE = NETWORKS | {"storage", "report", "presets", "inference", "saving", "pipeline"}
 # What each room may see besides itself; each line adds to the ones before. "patchscaler" is the package's own version.
 SEES: dict[str, set[str]] = {
     "patchscaler": set(),
@@ -32,7 +32,8 @@ SEES: dict[str, set[str]] = {
     "inference": NETWORKS | {"storage", "report", "patchscaler"},
     "pgs": {"errors", "imaging", "diffusion"},  # for any model: it imports no network of ours
     "coarse": NETWORKS | {"storage", "report", "inference", "pgs"},
-    "pipeline": NETWORKS | {"storage", "report", "presets", "inference"},
+    "saving": {"storage"},
+    "pipeline": NETWORKS | {"storage", "report", "presets", "inference", "saving"},
     "assembly": INFERENCE | {"patchscaler"},
     "sizes": INFERENCE | {"patchscaler"},
     "making": INFERENCE | {"sizes"},

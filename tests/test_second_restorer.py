@@ -102,10 +102,10 @@ def test_the_fused_latents_lie_between_the_two_before_training() -> None:
     first = Restoration(torch.randn(1, 4, 6, 6), torch.randn(1, 1, 6, 6))
     second = SecondOpinion(torch.randn(1, 4, 6, 6), torch.randn(1, 4, 12, 12))
     features = torch.randn(1, 16, 8, 8)
-    fused = fusion(first, features, second)
+    fused = fusion(features, first, second)
     torch.testing.assert_close(fused.latents, torch.lerp(first.latents, second.latents, 0.4))
     assert torch.equal(fused.log_error, first.log_error)
-    leaning = fusion(first, features, second, lean=20.0)
+    leaning = fusion(features, first, second, lean=20.0)
     torch.testing.assert_close(leaning.latents, second.latents, atol=1e-6, rtol=0)
 
 

@@ -17,7 +17,10 @@ from patchscaler.models.restorer import ConvRestorer
 from patchscaler.models.texture import ReferenceTextureMemory
 from patchscaler.storage import BUNDLED, WEIGHTS_FILE, check_part, model_folder, read_shapes
 
-NAMES = ("autoencoder", "restorer", "patch_dit", "texture_classifier", "texture_encoder", "texture_memory")
+NAMES = (
+    *("autoencoder", "restorer", "patch_dit", "texture_classifier", "texture_encoder", "texture_memory"),
+    *("second_restorer", "fusion"),
+)
 
 
 def change_tensors(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:

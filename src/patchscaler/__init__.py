@@ -12,13 +12,14 @@ if TYPE_CHECKING:
     from patchscaler.models.restorer import ConvRestorer
     from patchscaler.models.swin_restorer import SwinRestorer
     from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
-    from patchscaler.pipeline import PatchScalerOutput, PatchScalerPipeline
+    from patchscaler.pipeline import PatchScalerBatch, PatchScalerOutput, PatchScalerPipeline
     from patchscaler.sizes import Enlargement, enlarge
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "PatchScalerPipeline": "patchscaler.pipeline",
+    "PatchScalerBatch": "patchscaler.pipeline",
     "PatchScalerOutput": "patchscaler.pipeline",
     "DctAutoencoder": "patchscaler.models.autoencoder",
     "ConvRestorer": "patchscaler.models.restorer",
@@ -36,6 +37,7 @@ __all__ = [
     "DctAutoencoder",
     "Enlargement",
     "PatchDiT",
+    "PatchScalerBatch",
     "PatchScalerOutput",
     "PatchScalerPipeline",
     "ReferenceTextureMemory",

@@ -13,8 +13,10 @@ class ImageWriteError(PatchScalerError):
     """A result could not be written: unwritable place, full disk, unknown format."""
 
 
-class WeightsError(PatchScalerError):
-    """Weights or their config are missing, have unknown or absent keys, wrong shapes or an unknown format version."""
+class WeightsError(PatchScalerError, ValueError):
+    """Weights or their config are missing, have unknown or absent keys, wrong shapes or an unknown format version.
+
+    A ValueError too, which diffusers' own loading raises."""
 
 
 class ConfigError(PatchScalerError):

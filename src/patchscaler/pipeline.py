@@ -1,29 +1,30 @@
-"""The way of one picture through PatchScaler: restore, cut, group, prompt, sample, blend, decode, colour fix."""
+"""The diffusers pipeline: the parts of a model together, loaded, called, saved."""
 
 import logging
 import os
-import time
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, get_args, overload
 
-import numpy as np
 import torch
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from diffusers.utils import BaseOutput, is_accelerate_available
+from diffusers.utils import is_accelerate_available
 from jaxtyping import Float
-from torch import Tensor
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
 
+from patchscaler.diffusion.schedule import check_scheduler
 from patchscaler.errors import ConfigError, WeightsError
-from patchscaler.imaging.files import Picture, picture_from, to_pil
-from patchscaler.imaging.geometry import Size
-from patchscaler.inference.budget import keep_within
-from patchscaler.inference.canvas import FloatCanvas
+from patchscaler.imaging.files import Picture
 from patchscaler.inference.crew import Crew
-from patchscaler.inference.habits import StepCallback, step_end, write_custom_pipeline
+from patchscaler.inference.habits import Calls, StepCallback, pictures_of, seeds_of, step_bar, step_end
+from patchscaler.inference.output import OutputType, PatchScalerBatch, PatchScalerOutput, batch_of
 from patchscaler.inference.parts import (
     OVERLAP,
     PARTS,
@@ -35,38 +36,28 @@ from patchscaler.inference.parts import (
     check_folder,
     default_dtype,
 )
+from patchscaler.inference.run import Run
 from patchscaler.inference.settings import GAMMAS, TAUS, Settings, choose_denoise, choose_steps
-from patchscaler.inference.way import enlarge
+from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.fusion import Fusion
 from patchscaler.models.patch_dit import PatchDiT, TextureCache
 from patchscaler.models.restorer import ConvRestorer, Restoration
 from patchscaler.models.rrdb import RrdbRestorer
 from patchscaler.models.swin_restorer import SwinRestorer
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
-from patchscaler.report import PreviewCallback, ProgressCallback, Report
+from patchscaler.report import PreviewCallback, ProgressCallback
+from patchscaler.saving import HUB_OPTIONS, finish_folder, upload
 from patchscaler.storage import dtype_argument, model_folder
 
-__all__ = ["PARTS", "SCALE", "STRIDE", "PatchScalerOutput", "PatchScalerPipeline", "default_dtype"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
+    from patchscaler.inference.options import CallOptions
 
-@dataclass
-class PatchScalerOutput(BaseOutput):
-    """What one call returns.
+__all__ = ["PARTS", "SCALE", "STRIDE", "PatchScalerBatch", "PatchScalerOutput", "PatchScalerPipeline", "default_dtype"]
 
-    images       one enlarged picture: list of PIL, (1,H,W,3) numpy or (1,3,H,W) tensor in [0,1]
-    alpha        (1,1,H,W) in [0,1], or None
-    confidence   (1,1,h,w) in (0,1], on the latent grid (8 output pixels)
-    groups       (rows,cols) int64, 0 simple .. 2 hard
-    patch_boxes  (top,left,height,width) in output pixels, in the order of groups.flatten()
-    report       see Report
-    """
-
-    images: Any
-    alpha: Tensor | None
-    confidence: Tensor
-    groups: Tensor
-    patch_boxes: list[tuple[int, int, int, int]]
-    report: Report
+OnePicture: TypeAlias = str | Path | Image.Image | Picture
+OneOrSeveral: TypeAlias = NDArray[Any] | Tensor  # by their dimensions
 
 
 class PatchScalerPipeline(DiffusionPipeline):
@@ -76,7 +67,7 @@ class PatchScalerPipeline(DiffusionPipeline):
     prompt; perhaps a second restorer and its fusion with the first.
     """
 
-    autoencoder: ModelMixin
+    autoencoder: DctAutoencoder | AutoencoderKL
     restorer: ConvRestorer | SwinRestorer
     patch_dit: PatchDiT
     texture_classifier: TextureClassifier
@@ -92,12 +83,12 @@ class PatchScalerPipeline(DiffusionPipeline):
     )
 
     _exclude_from_cpu_offload = ("texture_memory",)  # type: ignore[assignment]  # small, and has no parameters to follow
-    _interrupt = False
+    _callback_tensor_inputs = ("latents",)
 
     def __init__(
         self,
-        autoencoder: ModelMixin,
-        restorer: ModelMixin,
+        autoencoder: DctAutoencoder | AutoencoderKL,
+        restorer: ConvRestorer | SwinRestorer,
         patch_dit: PatchDiT,
         texture_classifier: TextureClassifier,
         texture_encoder: TextureEncoder,
@@ -121,26 +112,78 @@ class PatchScalerPipeline(DiffusionPipeline):
         )
         self.register_to_config(overlap=overlap)
         channels_last(autoencoder, restorer, texture_classifier, second_restorer, fusion)
+        # Without accelerate, diffusers leaves a part whose first tensor is whole numbers in its stored precision.
+        nn.Module.to(texture_memory, patch_dit.dtype)
+        self._calls = Calls()
+        self._num_timesteps = 0
+        self._origin: Path | None = None
+        self.set_progress_bar_config(disable=None)  # drawn on a terminal, and not into a file
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any = None, **kwargs: Any) -> "PatchScalerPipeline":
-        """A model folder, hub id or bundled preset (None: "tiny"). `dtype`: bfloat16 where the processor multiplies it
-        natively, else float32. Raises WeightsError for missing, unknown or wrongly shaped tensors, naming the file."""
-        folder = model_folder(pretrained_model_name_or_path)
-        if not os.path.isdir(folder) and (folder.count("/") != 1 or folder.startswith((".", "/"))):
-            raise WeightsError(f"{folder}: no such model folder; name a folder, a hub id (owner/name) or leave it out")
-        if os.path.isdir(folder):
-            check_folder(Path(folder))
+        """A model folder, hub id or bundled preset (None: "tiny"), checked strictly.
+
+        dtype  a precision, one for each part ({"restorer": ..., "default": ...}), or "auto": bfloat16 where the
+               processor multiplies it natively, else float32. None: float32, as by DiffusionPipeline
+        kwargs  otherwise diffusers'
+
+        Raises WeightsError for missing, unknown or wrongly shaped tensors, naming the file, and for pickled weights.
+        """
+        name = model_folder(pretrained_model_name_or_path)
+        if not os.path.isdir(name) and (name.count("/") != 1 or name.startswith((".", "/"))):
+            raise WeightsError(f"{name}: no such model folder; name a folder, a hub id (owner/name) or leave it out")
         # Without accelerate diffusers asks everybody to install it; inference doesn't need it.
-        kwargs.setdefault("low_cpu_mem_usage", is_accelerate_available())
-        dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None) or default_dtype("cpu")
+        kwargs = {"low_cpu_mem_usage": is_accelerate_available(), "use_safetensors": True} | kwargs
+        dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None) or torch.float32
+        dtype = default_dtype("cpu") if dtype == "auto" else dtype
         try:
+            folder = name if os.path.isdir(name) else cls.download(name, **kwargs)
+            check_folder(Path(folder), kwargs.get("variant"), kwargs)
             pipeline = super().from_pretrained(folder, **dtype_argument(dtype), **kwargs)
+        except WeightsError:
+            raise
         except (OSError, ValueError) as error:
-            raise WeightsError(f"{folder}: {' '.join(str(error).split())}") from error
-        # Without accelerate, diffusers leaves a part whose first tensor is whole numbers in its stored precision.
-        torch.nn.Module.to(pipeline.texture_memory, dtype)
+            raise WeightsError(f"{name}: {' '.join(str(error).split())}") from error
+        pipeline.register_to_config(_name_or_path=name)
+        pipeline._origin = Path(folder)
         return pipeline
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: Any, **options: Any) -> dict[str, Any]:
+        """The index names our file in the folder, for programs that know only diffusers: whoever has this class runs no
+        code from there."""
+        config: dict[str, Any] = super()._dict_from_json_file(json_file, **options)
+        return config | {"_class_name": cls.__name__} if isinstance(config.get("_class_name"), list) else config
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> "PatchScalerPipeline":
+        """A pipeline of the same parts, or of those given instead, in the precision they have (diffusers makes them
+        float32, the other pipeline's too) unless `dtype` is given."""
+        if not isinstance(pipeline, cls) or {"dtype", "torch_dtype"} & kwargs.keys():
+            made: PatchScalerPipeline = super().from_pipe(pipeline, **kwargs)
+            return made
+        made = cls(**{**pipeline.components, "overlap": pipeline.config["overlap"], **kwargs})
+        made.register_to_config(_name_or_path=pipeline.name_or_path)
+        made._origin = pipeline._origin
+        return made
+
+    @overload
+    def __call__(
+        self, image: OnePicture, *, return_dict: Literal[True] = True, **options: "Unpack[CallOptions]"
+    ) -> PatchScalerOutput: ...
+
+    @overload
+    def __call__(
+        self, image: list[Any] | tuple[Any, ...], *, return_dict: Literal[True] = True, **options: "Unpack[CallOptions]"
+    ) -> PatchScalerBatch: ...
+
+    @overload
+    def __call__(
+        self, image: OneOrSeveral, *, return_dict: Literal[True] = True, **options: "Unpack[CallOptions]"
+    ) -> Any: ...
+
+    @overload
+    def __call__(self, image: Any, *, return_dict: Literal[False], **options: "Unpack[CallOptions]") -> tuple[Any]: ...
 
     def __call__(
         self,
@@ -148,7 +191,7 @@ class PatchScalerPipeline(DiffusionPipeline):
         *,
         scale: int = SCALE,
         seed: int = 0,
-        output_type: str = "pil",
+        output_type: str = "pil",  # the overloads say which, to type checkers
         quality: str | None = None,
         steps: Sequence[int] | None = None,
         gammas: Sequence[float] = GAMMAS,
@@ -159,22 +202,23 @@ class PatchScalerPipeline(DiffusionPipeline):
         batch_size: int = 32,
         use_texture: bool = True,
         denoise: float | None = None,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
         callback_on_step_end: StepCallback | None = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         on_progress: ProgressCallback | None = None,
         on_preview: PreviewCallback | None = None,
         return_dict: bool = True,
-    ) -> PatchScalerOutput | tuple[Any]:
-        """Enlarges one picture.
+    ) -> PatchScalerOutput | PatchScalerBatch | tuple[Any]:
+        """Enlarges one picture, or several, one after the other.
 
-        image        path, PIL image, numpy array, tensor (3,H,W) in [0,1] or Picture; any size from 1x1
+        image        path, PIL image, array (H,W,C), tensor (3,H,W) in [0,1] or Picture; any size from 1x1. Several: a
+                     list of these, an array (n,H,W,C) or tensor (n,3,H,W)
         scale        4
-        seed         of the noise field; `generator`, if given, draws it instead
-        output_type  "pil", "np" or "pt"
+        seed         of the noise field; `generator`, if given, draws it instead, or a list of them for each picture
+        output_type  "pil", "np", "pt" or "latent"
         quality      "fast", "balanced" (the default) or "best": preset of `steps`
         steps, taus  of the groups simple, medium, hard (Eq. 7); gammas: confidence thresholds between them (Eq. 2)
-        budget       seconds for this call: takes as many steps as fit
+        budget       seconds for each picture: takes as many steps as fit
         workers      processes that share the patches, or the device of each: ("cuda:0", "cuda:1"). They are started for
                      this call, so a script that asks for them needs the usual `if __name__ == "__main__":`
         split        of the patches among workers: "cost", or "groups" as in the paper (hard | the others)
@@ -187,20 +231,19 @@ class PatchScalerPipeline(DiffusionPipeline):
                      latents it returns replace those of the patches, and `pipe._interrupt = True` leaves them as they
                      are. Steps and time are those of the hardest patches; of more than 256 patches with steps, each
                      256 take theirs in turn. Not with workers
-        on_progress  called with a Progress after every unit of work
+        on_progress  called with a Progress after every unit of work; None: a bar, as set_progress_bar_config has it
         on_preview   called with a Preview after the restoration and after every batch of patch-steps; with workers, as
                      they hand in
 
-        Returns PatchScalerOutput; its picture is exactly `scale` times the input. At most one of quality, steps and
-        budget may be given. Raises ConfigError, ImageReadError.
+        Returns PatchScalerOutput, or PatchScalerBatch for several; each picture is exactly `scale` times its input. An
+        autocast around the call has no effect: the parts have their precision. At most one of quality, steps and budget
+        may be given. Raises ConfigError, ImageReadError.
         """
-        started = time.perf_counter()
         if scale != SCALE:
             raise ConfigError(f"scale {scale}: this model enlarges x{SCALE}; patchscaler.enlarge makes any size of it")
-        if output_type not in ("pil", "np", "pt"):
-            raise ConfigError(f'output_type "{output_type}": choose pil, np or pt')
-        if generator is not None:
-            seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
+        if output_type not in get_args(OutputType):
+            raise ConfigError(f'output_type "{output_type}": choose {", ".join(get_args(OutputType))}')
+        pictures, several = pictures_of(image)
         settings = Settings(
             steps=choose_steps(quality, steps, budget, taus),
             gammas=tuple(gammas),
@@ -212,43 +255,32 @@ class PatchScalerPipeline(DiffusionPipeline):
             budget=budget,
         )
         parts = self.parts
-        self._interrupt = False
-        end = step_end(self, callback_on_step_end, callback_on_step_end_tensor_inputs, workers)
-        report = Report(device=str(parts.device), dtype=str(self.dtype).removeprefix("torch."), seed=seed)
-        picture = image if isinstance(image, Picture) else picture_from(image)
-        size = Size(picture.size.height * SCALE, picture.size.width * SCALE)
-        canvas = FloatCanvas(size, parts.device, picture.alpha is not None)
-        notify = on_progress or (lambda progress: None)
         devices = [str(parts.device)] * workers if isinstance(workers, int) else list(workers)
-        with Crew(parts, devices, split, logging.getLogger(__name__).warning) as crew:
-            adjust = keep_within(crew, report, started)
-            way = enlarge(
-                picture,
-                crew,
-                settings,
-                canvas,
-                report,
-                notify=notify,
-                adjust=adjust,
+        with ExitStack() as stack:
+            for device in {"cpu", parts.device.type}:
+                stack.enter_context(torch.autocast(device, enabled=False))
+            call = stack.enter_context(self._calls.running())
+            run = Run(
+                crew=stack.enter_context(Crew(parts, devices, split, logging.getLogger(__name__).warning)),
+                output_type=output_type,
+                notify=on_progress or stack.enter_context(step_bar(self)),
                 on_preview=on_preview,
-                on_step_end=end,
+                on_step_end=step_end(self, call, callback_on_step_end, callback_on_step_end_tensor_inputs, workers),
+                on_settings=self._note,
             )
+            results = []
+            for picture, own in zip(pictures, seeds_of(len(pictures), seed, generator), strict=True):
+                results.append(run.enlarge(picture, replace(settings, seed=own)))
+                if call.interrupted:  # those that are left stay as the restorer makes them
+                    settings = replace(settings, steps=(0,) * len(settings.steps), budget=None)
         self.maybe_free_model_hooks()
-        images = _as_type(canvas.pixels, canvas.alpha, picture, output_type)
-        if not return_dict:
-            return (images,)
-        return PatchScalerOutput(
-            images=images,
-            alpha=canvas.alpha,
-            confidence=way.confidence,
-            groups=way.groups,
-            patch_boxes=way.patch_boxes,
-            report=report,
-        )
+        output = batch_of(results) if several else results[0]
+        return output if return_dict else (output.images,)
 
     @property
     def parts(self) -> Parts:
-        """The networks as the stages take them."""
+        """The networks as the stages take them. Raises ConfigError for a scheduler that would change nothing."""
+        check_scheduler(self.scheduler)
         return Parts(
             autoencoder=self.autoencoder,
             restorer=self.restorer,
@@ -260,22 +292,79 @@ class PatchScalerPipeline(DiffusionPipeline):
             fusion=self.fusion,
             alphas=self.scheduler.alphas_cumprod,
             overlap=int(self.config["overlap"]),
-            run_on=self._execution_device if getattr(self, "_all_hooks", None) else None,
+            run_on=self._execution_device,
         )
 
     @property
     def interrupt(self) -> bool:
-        """Whether a callback has asked this call to leave the patches as they are."""
-        return self._interrupt
+        """Whether this call (or the last one) has been asked to leave the patches as they are."""
+        return self._calls.interrupted
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *arguments: Any, **options: Any) -> None:
-        """As diffusers', with the file `patchscaler_pipeline.py` by which DiffusionPipeline loads the folder."""
-        super().save_pretrained(save_directory, *arguments, **options)
-        write_custom_pipeline(Path(save_directory))
+    @property
+    def _interrupt(self) -> bool:
+        return self._calls.interrupted
 
-    def enable_sequential_cpu_offload(self, *arguments: Any, **options: Any) -> None:
-        """Raises ConfigError: weights on the way one by one can't be folded, as Patch-DiT's are for sampling."""
-        raise ConfigError("this pipeline offloads whole models only: use enable_model_cpu_offload")
+    @_interrupt.setter
+    def _interrupt(self, wanted: bool) -> None:
+        self._calls.interrupt(wanted)
+
+    def _note(self, settings: Settings) -> None:
+        self._num_timesteps = settings.steps[-1]
+
+    @property
+    def num_timesteps(self) -> int:
+        """Steps of the hardest patches of the picture in work, or of the last one."""
+        return self._num_timesteps
+
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """As diffusers', with the file by which DiffusionPipeline loads the folder and, from the folder that the
+        pipeline came from, its record and licences. `push_to_hub` uploads these too, and a model card where the
+        repository has none. Raises ConfigError for safe_serialization=False."""
+        if not safe_serialization:
+            raise ConfigError("weights are saved as safetensors only: leave safe_serialization out")
+        hub = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
+        super().save_pretrained(save_directory, variant=variant, max_shard_size=max_shard_size, **kwargs)
+        finish_folder(Path(save_directory), self._origin)
+        if push_to_hub:
+            upload(Path(save_directory), **hub)
+
+    def push_to_hub(self, repo_id: str, *, variant: str | None = None, **hub: Any) -> str:
+        """`save_pretrained` to a repository of the hub without keeping the folder. Returns the commit's address."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, variant=variant)
+            return upload(Path(folder), repo_id, **hub)
+
+    def enable_group_offload(
+        self,
+        onload_device: torch.device | str,
+        *,
+        offload_to_disk_path: str | None = None,
+        exclude_modules: str | Sequence[str] = (),
+        **options: Any,
+    ) -> None:
+        """As diffusers', with a folder for each part on the disk: in one, layers of the same name would share a file.
+        Raises ConfigError for a folder that isn't empty, whose files would be taken for these weights."""
+        excluded = [exclude_modules] if isinstance(exclude_modules, str) else exclude_modules
+        for name, part in self.components.items():
+            if not isinstance(part, nn.Module):
+                continue
+            if name in excluded:
+                part.to(onload_device)
+                continue
+            folder = offload_to_disk_path and os.path.join(offload_to_disk_path, name)
+            if folder and os.path.isdir(folder) and os.listdir(folder):
+                raise ConfigError(f"{folder}: not empty; offload to a fresh folder")
+            if folder:  # safetensors hold no other order
+                part.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            part.enable_group_offload(torch.device(onload_device), offload_to_disk_path=folder, **options)
 
     def restore(self, pixels: Float[Tensor, "1 3 height width"]) -> Restoration:
         """Coarse latents and log error of an LR picture in [0,1], at ceil(height / 2) x ceil(width / 2) latents."""
@@ -284,11 +373,3 @@ class PatchScalerPipeline(DiffusionPipeline):
     def prompt(self, patches: Float[Tensor, "n c V V"]) -> TextureCache:
         """`Parts.prompt`: keys and values of the textures for each coarse patch."""
         return self.parts.prompt(patches)
-
-
-def _as_type(pixels: Tensor, alpha: Tensor | None, picture: Picture, output_type: str) -> Any:
-    if output_type == "pt":
-        return pixels
-    if output_type == "np":
-        return np.ascontiguousarray(pixels.permute(0, 2, 3, 1).cpu().numpy())
-    return [to_pil(pixels, alpha, grey=picture.grey)]

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
     from patchscaler.models.base import ModelMixin
 
 BUNDLED = Path(__file__).parent / "weights"
-WEIGHTS_FILE = "diffusion_pytorch_model.safetensors"
+WEIGHTS = "diffusion_pytorch_model"
+WEIGHTS_FILE = f"{WEIGHTS}.safetensors"
 
 
 def model_folder(name_or_folder: str | Path | None) -> str:
@@ -35,21 +37,43 @@ def dtype_argument(dtype: torch.dtype) -> dict[str, torch.dtype]:
     return {"dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dtype": dtype}
 
 
-def check_part(cls: "type[ModelMixin]", folder: Path) -> None:
+def check_part(cls: "type[ModelMixin]", folder: Path, variant: str | None = None) -> None:
     """Raises WeightsError, naming the file, unless `folder` holds exactly the tensors that its config asks of `cls`."""
     with torch.device("meta"):
-        _build_checked(cls, folder)
+        _build_checked(cls, folder, weight_files(folder, variant))
 
 
 def load_part(cls: "type[ModelMixin]", folder: Path) -> "ModelMixin":
     """The network with its weights in their stored precision; checked as by `check_part`."""
     # Not on the meta device: its first use imports sympy, which takes more than a second.
-    part = _build_checked(cls, folder)
-    part.load_state_dict(load_file(folder / WEIGHTS_FILE), assign=True)
+    files = weight_files(folder)
+    part = _build_checked(cls, folder, files)
+    state = {key: value for path in files for key, value in load_file(path).items()}
+    part.load_state_dict(state, assign=True)
     return part
 
 
-def _build_checked(cls: "type[ModelMixin]", folder: Path) -> "ModelMixin":
+def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
+    """The safetensors files that diffusers would load a part from: the variant's where it has one, shards or one file.
+
+    Raises WeightsError for pickled weights alone, and an index that names no files; a file may still be missing.
+    """
+    for infix in (f".{variant}", "") if variant else ("",):
+        index = folder / f"{WEIGHTS}.safetensors{infix}.index.json"
+        if index.is_file():
+            names = sorted(set(read_json(index).get("weight_map", {}).values()))
+            if not names or any(Path(name).name != name for name in names):
+                raise WeightsError(f"{index}: names no weights of its folder; fetch or export the model again")
+            return [folder / name for name in names]
+        path = folder / f"{WEIGHTS}{infix}.safetensors"
+        if path.is_file():
+            return [path]
+    if any(folder.glob(f"{WEIGHTS}*.bin")):
+        raise WeightsError(f"{folder}: pickled weights (.bin) aren't read; save them as safetensors")
+    return [path]
+
+
+def _build_checked(cls: "type[ModelMixin]", folder: Path, files: Sequence[Path]) -> "ModelMixin":
     """The network that config.json asks for, untrained. Raises WeightsError unless the weights fit it."""
     config = read_json(folder / "config.json")
     own = {key: value for key, value in config.items() if not key.startswith("_")}
@@ -62,8 +86,10 @@ def _build_checked(cls: "type[ModelMixin]", folder: Path) -> "ModelMixin":
     except (ConfigError, TypeError) as error:
         raise WeightsError(f"{folder / 'config.json'}: {error}; fetch or export the model again") from error
     wanted = {key: tuple(value.shape) for key, value in part.state_dict().items()}
-    path = folder / WEIGHTS_FILE
-    found = read_shapes(path)
+    found: dict[str, tuple[int, ...]] = {}
+    for path in files:
+        found |= read_shapes(path)
+    path = files[0] if len(files) == 1 else folder
     for problem, keys in (("unknown", set(found) - set(wanted)), ("missing", set(wanted) - set(found))):
         if keys:
             raise WeightsError(

@@ -80,8 +80,8 @@ def _count_shapes(pipeline: PatchScalerPipeline, size: Size) -> Arithmetic:
         if pipeline.fusion is None:
             return
         pixels = latents.new_empty(1, 3, 2 * height, 2 * width)
-        features = nets["restorer"].features(pixels)
-        nets["fusion"](nets["restorer"].leave(features, pixels), features, nets["second_restorer"](pixels))
+        first, features = nets["restorer"](pixels, with_features=True)
+        nets["fusion"](features, first, nets["second_restorer"](pixels))
 
     time, texture = torch.zeros(1, dtype=torch.int64), prompt()
     return Arithmetic(

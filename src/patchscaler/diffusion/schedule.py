@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from patchscaler.errors import ConfigError
+
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 
@@ -30,6 +32,26 @@ def make_scheduler() -> "DDIMScheduler":
         timestep_spacing="trailing",
         set_alpha_to_one=True,
     )
+
+
+# What of a scheduler's config makes its `alphas_cumprod`; the rest says how it would take its steps.
+_NOISE_SCHEDULE = {
+    *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "rescale_betas_zero_snr"),
+}
+
+
+def check_scheduler(scheduler: Any) -> None:
+    """Raises ConfigError unless `scheduler` is `make_scheduler`'s but for its noise schedule.
+
+    The sampler takes DDIM's steps by itself (`pgs.sample`): another solver or setting would change nothing.
+    """
+    kind = type(scheduler).__name__
+    if kind != "DDIMScheduler":
+        raise ConfigError(f"{kind} would change nothing: patches take DDIM's steps, at their own times; keep DDIM")
+    for key, wanted in make_scheduler().config.items():
+        if not key.startswith("_") and key not in _NOISE_SCHEDULE and scheduler.config.get(key, wanted) != wanted:
+            found = scheduler.config[key]
+            raise ConfigError(f"the scheduler's {key} {found!r} would change nothing: it must be {wanted!r}")
 
 
 def alphas_from(config: Mapping[str, Any]) -> Float[Tensor, " T"]:

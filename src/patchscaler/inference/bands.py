@@ -14,7 +14,7 @@ from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.picture import Picture
 from patchscaler.imaging.resize import enlarge_rows, resize_bicubic
 from patchscaler.imaging.tiles import PatchGrid, blend, raised_cosine_window, spans
-from patchscaler.inference.canvas import Canvas
+from patchscaler.inference.canvas import Canvas, FloatCanvas, LatentCanvas, SampleCanvas
 from patchscaler.inference.parts import SCALE, STRIDE, Parts
 from patchscaler.inference.shelf import Shelf
 from patchscaler.models.latents import decode_reach, decode_tiled, decode_tiles
@@ -57,6 +57,9 @@ class Finisher:
     @torch.inference_mode()
     def run(self, canvas: Canvas, shelf: Shelf, report: Report, notify: ProgressCallback) -> None:
         """All bands that the shelf's notes don't call finished, onto the canvas."""
+        if isinstance(canvas, LatentCanvas):
+            canvas.latents = self._blend(0, self.size.height).to(self.parts.device)
+            return
         autoencoder, width = self.parts.autoencoder, self.size.width
         needed = [self._widened(*band, COLOUR_HALO) for band in self.bands]
         tiles = [len(decode_tiles(autoencoder, Size(bottom - top, width))) for top, bottom in needed]
@@ -111,7 +114,7 @@ class Finisher:
         )
         return latents[..., top - start : bottom - start, : self.size.width]
 
-    def _colour(self, canvas: Canvas, decoded: Tensor, rows: Span, start: int) -> None:
+    def _colour(self, canvas: FloatCanvas | SampleCanvas, decoded: Tensor, rows: Span, start: int) -> None:
         """Rows of the result from decoded ones, which begin at row `start` and reach COLOUR_HALO further."""
         height, width = (SCALE * side for side in self.pixels.shape[-2:])
         decoded = decoded[..., : height - start, :width]

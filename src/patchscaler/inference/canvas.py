@@ -1,4 +1,4 @@
-"""Where finished rows go: float pixels in memory, or rounded samples on a shelf."""
+"""Where the picture goes: float pixels in memory, rounded samples on a shelf, or its latents."""
 
 from typing import Any, TypeAlias
 
@@ -23,6 +23,12 @@ class FloatCanvas:
         self.pixels[..., rows, :] = pixels
         if self.alpha is not None and alpha is not None:
             self.alpha[..., rows, :] = alpha
+
+
+class LatentCanvas:
+    """latents (1,c,h,w) float32, blended, of pictures that somebody else will decode."""
+
+    latents: Tensor
 
 
 class SampleCanvas:
@@ -55,5 +61,5 @@ class SampleCanvas:
         return self.shelf.array("result", self.shape, self.dtype)
 
 
-# `write(top, pixels, alpha)` takes rows (1,3,h,W) in [0,1] from row `top` on, and their alpha (1,1,h,W).
-Canvas: TypeAlias = FloatCanvas | SampleCanvas
+# `write(top, pixels, alpha)` of the first two takes rows (1,3,h,W) in [0,1] from row `top` on, and alpha (1,1,h,W).
+Canvas: TypeAlias = FloatCanvas | SampleCanvas | LatentCanvas

@@ -9,10 +9,11 @@ from torch import Tensor
 
 from patchscaler.diffusion.pgs import StepEnd
 from patchscaler.errors import ConfigError
-from patchscaler.inference.parts import Parts
+from patchscaler.inference.parts import SAMPLING_PARTS, Parts
 from patchscaler.inference.sampling import PatchSet, Refiner
 from patchscaler.inference.settings import Settings
 from patchscaler.inference.workers import Worker, share_out
+from patchscaler.models.open_weights import weights_lie_open
 from patchscaler.report import Progress, ProgressCallback, Report
 
 SPLITS = ("cost", "groups")
@@ -52,7 +53,7 @@ class Crew:
              worker takes the hard patches, the others the rest
     on_loss  told of a worker that died; the others do its patches, in the end this process
 
-    Ends its workers when closed. Raises ConfigError for another split.
+    Ends its workers when closed. Raises ConfigError for another split, and for workers where networks can't be copied.
     """
 
     def __init__(
@@ -64,6 +65,8 @@ class Crew:
     ) -> None:
         if split not in SPLITS:
             raise ConfigError(f'split "{split}": choose {" or ".join(SPLITS)}')
+        if len(devices) > 1 and not all(weights_lie_open(getattr(parts, name)) for name in SAMPLING_PARTS):
+            raise ConfigError("workers need plain copies of the networks: not with offloaded or quantized ones")
         self.parts, self.split, self.on_loss = parts, split, on_loss
         self.refiner = Refiner(parts)
         count = len(devices) if len(devices) > 1 else 0

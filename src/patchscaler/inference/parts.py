@@ -2,6 +2,7 @@
 
 import functools
 import platform
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from patchscaler.models.patch_dit import PatchDiT, TextureCache
 from patchscaler.models.restorer import ConvRestorer
 from patchscaler.models.rrdb import RrdbRestorer
 from patchscaler.models.swin_restorer import SwinRestorer
-from patchscaler.models.texture import ReferenceTextureMemory, Retrieval, TextureClassifier, TextureEncoder
+from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
 from patchscaler.storage import check_part, load_part, read_json
 
 SCALE = 4
@@ -70,7 +71,7 @@ class Parts:
 
     @property
     def dtype(self) -> torch.dtype:
-        return next(self.patch_dit.parameters()).dtype
+        return self.patch_dit.dtype
 
     @property
     def patch(self) -> int:
@@ -83,12 +84,14 @@ class Parts:
 
     def prompt(self, patches: Float[Tensor, "n c V V"]) -> TextureCache:
         """Algorithm 1: keys and values for Patch-DiT of the textures most similar to each coarse patch."""
+        return self.patch_dit.texture_cache(self.texture_tokens(patches))
+
+    def texture_tokens(self, patches: Float[Tensor, "n c V V"]) -> Float[Tensor, "n k d"]:
+        """The tokens that `prompt` makes keys and values of."""
         some = nn.functional.pad(patches, (0,) * 7 + (max(0, FEWEST_QUERIES - len(patches)),))
-        queries = self.texture_classifier(some)
-        found = self.texture_memory.retrieve(queries, int(self.texture_encoder.config["top_k"]))
-        found = Retrieval(*(part[: len(patches)] for part in found))
-        tokens = self.texture_encoder(self.texture_memory.read(found.places), found.similarities)
-        return self.patch_dit.texture_cache(tokens)
+        found = self.texture_memory(self.texture_classifier(some), int(self.texture_encoder.config["top_k"]))
+        tokens: Tensor = self.texture_encoder(*(part[: len(patches)] for part in found))
+        return tokens
 
 
 def channels_last(*parts: nn.Module | None) -> None:
@@ -181,12 +184,15 @@ def part_class(folder: Path, name: str, classes: tuple[type[ModelMixin], ...]) -
     return matching[0] if matching else None
 
 
-def check_folder(folder: Path) -> None:
-    """Strict check of all our parts in a model folder; the autoencoder's too unless it is a diffusers class."""
+def check_folder(folder: Path, variant: str | None = None, given: Collection[str] = ()) -> None:
+    """Strict check of all our parts in a model folder; the autoencoder's too unless it is a diffusers class.
+
+    given  parts that come from elsewhere
+    """
     for name, classes in _parts_in(folder).items():
-        cls = part_class(folder / name, name, classes)
+        cls = None if name in given else part_class(folder / name, name, classes)
         if cls is not None:
-            check_part(cls, folder / name)
+            check_part(cls, folder / name, variant)
 
 
 def _diffusers_autoencoder(folder: Path) -> ModelMixin:

@@ -1,6 +1,6 @@
 """Prompt and sample: the two stages that work on patches, for any set of them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import NamedTuple
 
@@ -12,6 +12,7 @@ from patchscaler.diffusion.pgs import GroupConfig, StepEnd, clean_latents, sampl
 from patchscaler.inference.parts import Parts
 from patchscaler.inference.settings import Settings
 from patchscaler.models.folded_dit import FoldedDiT
+from patchscaler.models.open_weights import weights_lie_open
 from patchscaler.models.patch_dit import TextureCache
 
 Stage = Callable[[str], AbstractContextManager[None]]
@@ -40,7 +41,7 @@ class Refiner:
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
-        self._denoiser = FoldedDiT(parts.patch_dit)
+        self._folded = FoldedDiT(parts.patch_dit) if weights_lie_open(parts.patch_dit) else None
 
     @torch.inference_mode()
     def __call__(
@@ -73,7 +74,7 @@ class Refiner:
 
         def denoise(x_t: Tensor, t: Tensor, index: Tensor) -> Tensor:
             parts = [
-                self._denoiser(x_t[own], step, coarse[rows], error[rows], texture and _of(texture, rows))
+                self._denoise(x_t[own], step, coarse[rows], error[rows], texture and [t[rows] for t in texture])
                 for own, rows, step in _runs(t, index)
             ]
             prediction = parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -95,18 +96,32 @@ class Refiner:
                 on_step_end=on_step_end,
             ).cpu()
 
+    def _denoise(
+        self, x_t: Tensor, step: int, coarse: Tensor, error: Tensor, texture: Sequence[Tensor] | None
+    ) -> Tensor:
+        """Patch-DiT's prediction for patches at the same step; texture: what `_texture` makes."""
+        if self._folded:
+            return self._folded(x_t, step, coarse, error, texture and TextureCache(*texture))
+        t = torch.full((len(x_t),), step, device=x_t.device)
+        prediction: Tensor = self.parts.patch_dit(x_t, t, coarse, error, texture and texture[0])
+        return prediction
+
+    def _texture(self, coarse: Tensor) -> Sequence[Tensor]:
+        """Keys and values; or the tokens alone, where a layer's weights are at hand in Patch-DiT's forward only."""
+        return self.parts.prompt(coarse) if self._folded else [self.parts.texture_tokens(coarse)]
+
     def _prompt(
         self, coarse: Tensor, error: Tensor, batch_size: int, on_prompt: Callable[[int], None]
-    ) -> TextureCache | None:
-        """Of the patches that read it, zeros for the others; None if none does. Written batch by batch into one cache,
-        so that it exists once."""
-        cache: TextureCache | None = None
+    ) -> Sequence[Tensor] | None:
+        """`_texture` of the patches that read it, zeros for the others; None if none does. Written batch by batch into
+        one cache, so that it exists once."""
+        cache: Sequence[Tensor] | None = None
         read, places = self.parts.patch_dit.prompted(error), torch.arange(len(coarse), device=coarse.device)
         readers = places if read is None else places[read]
         for rows in readers.split(batch_size) if len(readers) else ():
-            found = self.parts.prompt(coarse[rows])
+            found = self._texture(coarse[rows])
             if cache is None:
-                cache = TextureCache(*(part.new_zeros(len(coarse), *part.shape[1:]) for part in found))
+                cache = [part.new_zeros(len(coarse), *part.shape[1:]) for part in found]
             for whole, part in zip(cache, found, strict=True):
                 whole[rows] = part
             if rows[-1] < readers[-1]:
@@ -134,10 +149,6 @@ def _runs(t: Tensor, index: Tensor) -> Iterator[tuple[slice, slice | Tensor, int
         first, last = int(index[begin]), int(index[begin + count - 1])
         yield own, slice(first, last + 1) if last - first + 1 == count else index[own], step
         begin += count
-
-
-def _of(texture: TextureCache, rows: slice | Tensor) -> TextureCache:
-    return TextureCache(texture.keys[rows], texture.values[rows])
 
 
 def by_cost(groups: Tensor, config: GroupConfig) -> Tensor:

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from patchscaler.diffusion.pgs import GroupConfig, plan
 from patchscaler.errors import ConfigError
 
+Quality = Literal["fast", "balanced", "best"]  # the keys of QUALITIES
 # Steps of simple, medium and hard patches. The only place with these numbers; docs/speed.md says what each costs.
 QUALITIES: dict[str, tuple[int, int, int]] = {
     "fast": (0, 0, 1),  # simple and medium patches stay as the restoration module made them

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from patchscaler.errors import ConfigError
-from patchscaler.models.base import ConfigMixin, ModelMixin, apply_forward_hook, register_to_config
+from patchscaler.models.base import ConfigMixin, ModelMixin, register_to_config
 
 STRIDE = 8  # d: pixels per latent, along each side
 
@@ -138,7 +138,6 @@ class DctAutoencoder(ModelMixin, ConfigMixin):
             torch.tensor(std or [1.0] * c, dtype=torch.float32, device=device)[:, None, None],
         )
 
-    @apply_forward_hook
     def encode(self, pixels: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n c h w"]:
         """RGB in [0,1], sides multiples of 8 -> normalised latents at h = height/8, float32."""
         if pixels.shape[-2] % STRIDE or pixels.shape[-1] % STRIDE:
@@ -158,10 +157,14 @@ class DctAutoencoder(ModelMixin, ConfigMixin):
         with torch.autocast(latents.device.type, enabled=False):
             return F.conv_transpose2d(latents.float() * std + mean, synthesis, stride=side)
 
-    @apply_forward_hook
     def decode(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 height width"]:
         """Normalised latents -> RGB about [0,1] (not clamped), height = 8 h, float32."""
-        x = self.entry(latents.to(self.entry.weight.dtype))
+        rgb: Tensor = self(latents)  # as a call, so that hooks bring offloaded weights
+        return rgb
+
+    def forward(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 height width"]:
+        """`decode`: the half that has weights."""
+        x = self.entry(latents.to(self.dtype))
         x = F.pixel_shuffle(self.rise(self.coarse(x)), 2)
         detail = F.pixel_shuffle(self.exit(self.fine(x)), 4)
         return self.inverse_dct(latents) + detail.float()

@@ -6,7 +6,7 @@ and shift, g the gate,
     W (LN(x) (1 + s) + b) + c  =  (W diag(1 + s)) LN(x) + (W b + c)        g (W y + c)  =  (diag(g) W) y + g c
 
 so that no modulation passes over the tokens are left, and gated outputs are added to the residual stream in place. No
-gradients: training uses `PatchDiT.forward`.
+gradients: training uses `PatchDiT.forward`. So do weights that can't be read past their layers (`weights_lie_open`).
 """
 
 from typing import Any, NamedTuple

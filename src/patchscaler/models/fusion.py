@@ -10,6 +10,7 @@ That is PGS's own idea, spending where it pays, one stage earlier.
 """
 
 import math
+from typing import overload
 
 import torch
 import torch.nn.functional as F
@@ -76,37 +77,48 @@ class Fusion(ModelMixin, ConfigMixin):
         """Latents on each side that an output latent depends on."""
         return 2 * int(self.config["blocks"]) + 1
 
+    @overload
+    def forward(self, first_features: Tensor) -> Tensor: ...
+    @overload
+    def forward(
+        self, first_features: Tensor, first: Restoration, second: SecondOpinion, lean: float | Tensor = 0.0
+    ) -> Restoration: ...
     def forward(
         self,
-        first: Restoration,
         first_features: Float[Tensor, "n f H W"],
-        second: SecondOpinion,
+        first: Restoration | None = None,
+        second: SecondOpinion | None = None,
         lean: float | Tensor = 0.0,
-    ) -> Restoration:
-        """The fused Restoration, float32.
+    ) -> Restoration | Tensor:
+        """The fused Restoration, float32; with the features alone the gate's answer: how much lower the LPIPS is
+        expected to be at each latent if the second restorer is asked, (n,1,h,w) float32.
 
         first_features  `ConvRestorer.features` of the same pixels
         lean            added to the logits of w: above 0 the second restorer counts for more, below for less
+
+        One call for both, so that hooks bring offloaded weights.
         """
-        out = self.exit(self.features(first, first_features, second)).float()
+        if first is None or second is None:
+            return self.gate_exit(F.leaky_relu(self.gate_entry(first_features), 0.1)).float()
+        out = self.exit(self.features(first_features, first, second)).float()
         weight, correction, log_error = out.split([first.latents.shape[1]] * 2 + [1], dim=1)
         apart = second.latents - first.latents
         latents = first.latents + torch.sigmoid(weight + lean) * apart + correction
         return Restoration(latents, first.log_error + log_error)
 
-    def features(self, first: Restoration, first_features: Tensor, second: SecondOpinion) -> Tensor:
+    def features(self, first_features: Tensor, first: Restoration, second: SecondOpinion) -> Tensor:
         """What the last layer reads."""
-        standardised = (self._read(first, first_features, second) - self.mean) / self.std
+        standardised = (self._read(first_features, first, second) - self.mean) / self.std
         return self.body(self.entry(standardised.to(self.entry.weight.dtype)))
 
     @torch.no_grad()
-    def standardise(self, first: Restoration, first_features: Tensor, second: SecondOpinion) -> None:
+    def standardise(self, first_features: Tensor, first: Restoration, second: SecondOpinion) -> None:
         """Takes the inputs' means and spreads from these; without it they are read as they are."""
-        read = self._read(first, first_features, second).float()
+        read = self._read(first_features, first, second).float()
         self.mean.copy_(read.mean(dim=(0, 2, 3), keepdim=True))
         self.std.copy_(read.std(dim=(0, 2, 3), keepdim=True).clamp(min=1e-3))
 
-    def _read(self, first: Restoration, first_features: Tensor, second: SecondOpinion) -> Tensor:
+    def _read(self, first_features: Tensor, first: Restoration, second: SecondOpinion) -> Tensor:
         parts = (
             first_features[..., 1:-1, 1:-1],
             F.pixel_unshuffle(second.features, 2),
@@ -115,10 +127,6 @@ class Fusion(ModelMixin, ConfigMixin):
             first.log_error,
         )
         return torch.cat([part.to(self.mean.dtype) for part in parts], dim=1)
-
-    def gain(self, first_features: Float[Tensor, "n f H W"]) -> Float[Tensor, "n 1 h w"]:
-        """How much lower the LPIPS is expected to be at each latent if the second restorer is asked, float32."""
-        return self.gate_exit(F.leaky_relu(self.gate_entry(first_features), 0.1)).float()
 
     def shares(self, gain: Float[Tensor, "1 1 h w"], denoise: float = 0.5) -> tuple[Float[Tensor, "1 1 h w"], float]:
         """The fused answer's share of the result at each latent of a whole picture, in [0,1], and the `lean` for it.

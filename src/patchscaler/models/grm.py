@@ -42,16 +42,16 @@ class GlobalRestoration:
         even = _even(pixels)
         if self.fusion is None:
             return self.restorer(restorer_input(self.restorer, self.autoencoder, even)), None
-        features = self.restorer.features(even)
-        return self.restorer.leave(features, even), self.fusion.gain(features)
+        first, features = self.restorer(even, with_features=True)
+        return first, self.fusion(features)
 
     def fused(self, pixels: Float[Tensor, "n 3 height width"], lean: float | Tensor = 0.0) -> Restoration:
         """By both restorers, everywhere; lean: see Fusion."""
         assert self.second is not None
         assert self.fusion is not None
         even = _even(pixels).contiguous(memory_format=torch.channels_last)
-        features = self.restorer.features(even)
-        return self.fusion(self.restorer.leave(features, even), features, self.second(even), lean)
+        first, features = self.restorer(even, with_features=True)
+        return self.fusion(features, first, self.second(even), lean)
 
 
 def _even(pixels: Tensor) -> Tensor:

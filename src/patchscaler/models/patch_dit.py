@@ -81,15 +81,21 @@ class Block(nn.Module):
         return key, value
 
     def forward(
-        self, x: Tensor, modulation: Tensor, key: Tensor | None, value: Tensor | None, prompted: Tensor | None = None
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        texture: tuple[Tensor, Tensor] | Tensor | None,
+        prompted: Tensor | None = None,
     ) -> Tensor:
-        """x (n,tokens,width), modulation (n,7,width); prompted (n,): patches that read keys and values, None: all."""
+        """x (n,tokens,width), modulation (n,7,width); texture: keys and values, or the tokens (n,k,width) that they are
+        made of; prompted (n,): patches that read it, None: all."""
         m = (modulation + self.table).to(x.dtype).unsqueeze(2).unbind(1)
         y = _normalise(x) * (1 + m[1]) + m[0]
         q, k, v = rearrange(self.qkv(y), "n t (three h e) -> three n h t e", three=3, h=self.heads)
         y = rearrange(F.scaled_dot_product_attention(q, k, v), "n h t e -> n t (h e)")
         x = x + m[2] * self.attention_out(y)
-        if key is not None and value is not None:
+        if texture is not None:
+            key, value = self.key_value(texture) if isinstance(texture, Tensor) else texture
             q = rearrange(self.texture_query(_normalise(x)), "n t (h e) -> n h t e", h=self.heads)
             y = F.scaled_dot_product_attention(q, key.to(q.dtype), value.to(q.dtype))
             read = m[6] * self.texture_out(rearrange(y, "n h t e -> n t (h e)"))
@@ -160,6 +166,7 @@ class PatchDiT(ModelMixin, ConfigMixin):
     @apply_forward_hook
     def texture_cache(self, tokens: Float[Tensor, "n k d"]) -> TextureCache:
         """Keys and values of the texture tokens for all blocks; valid for every time step."""
+        tokens = tokens.to(self.dtype)
         pairs = [layer.key_value(tokens) for layer in self.layers]  # type: ignore[operator]
         return TextureCache(torch.stack([k for k, _ in pairs], dim=1), torch.stack([v for _, v in pairs], dim=1))
 
@@ -169,19 +176,24 @@ class PatchDiT(ModelMixin, ConfigMixin):
         t: Int[Tensor, " n"],
         coarse: Float[Tensor, "n c V V"],
         log_error: Float[Tensor, "n 1 V V"],
-        texture: TextureCache | None = None,
+        texture: TextureCache | Float[Tensor, "n k d"] | None = None,
     ) -> Float[Tensor, "n c V V"]:
-        """Noisy patch at steps t in 0..999 -> prediction (n,c,V,V) float32. `texture` None: no texture prompt."""
+        """Noisy patch at steps t in 0..999 -> prediction (n,c,V,V) float32.
+
+        texture  `texture_cache` of the texture tokens; or the tokens, of which each block makes its keys and values at
+                 every step; None: no texture prompt
+        """
         x = self.embed(x_t, coarse, log_error)
         time, modulation = self.modulate(t)
         prompted = None if texture is None else self.prompted(log_error)
+        own: tuple[Tensor, Tensor] | Tensor | None = texture.to(self.dtype) if isinstance(texture, Tensor) else None
         for number, layer in enumerate(self.layers):
-            key = None if texture is None else texture.keys[:, number]
-            value = None if texture is None else texture.values[:, number]
+            if isinstance(texture, TextureCache):
+                own = texture.keys[:, number], texture.values[:, number]
             if self.gradient_checkpointing and self.training:
-                x = checkpoint(layer, x, modulation, key, value, prompted, use_reentrant=False)
+                x = checkpoint(layer, x, modulation, own, prompted, use_reentrant=False)
             else:
-                x = layer(x, modulation, key, value, prompted)
+                x = layer(x, modulation, own, prompted)
         shift, scale = (self.exit_table + time.unsqueeze(1)).to(x.dtype).unsqueeze(2).unbind(1)
         return self.leave(self.exit(_normalise(x) * (1 + scale) + shift), coarse)
 
@@ -193,14 +205,14 @@ class PatchDiT(ModelMixin, ConfigMixin):
     @apply_forward_hook
     def embed(self, x_t: Tensor, coarse: Tensor, log_error: Tensor) -> Tensor:
         """Patches as `forward` takes them -> tokens (n,tokens,width)."""
-        dtype = self.entry.weight.dtype
+        dtype = self.dtype
         pixels = torch.cat([x_t.to(dtype), coarse.to(dtype), log_error.to(dtype)], dim=1)
         tokens = rearrange(pixels, "n c (h p) (w q) -> n (h w) (c p q)", p=self.patch, q=self.patch)
         return self.entry(tokens) + self.positions.to(dtype)
 
     def modulate(self, t: Tensor) -> tuple[Tensor, Tensor]:
         """Steps (n,) -> time embedding (n,width) and the shared modulation (n,7,width)."""
-        time = self.time_out(F.silu(self.time_in(_time_features(t).to(self.entry.weight.dtype))))
+        time = self.time_out(F.silu(self.time_in(_time_features(t).to(self.dtype))))
         return time, rearrange(self.modulation(F.silu(time)), "n (seven d) -> n seven d", seven=7)
 
     def leave(self, out: Tensor, coarse: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, overload
 
 import torch
 import torch.nn.functional as F
@@ -79,6 +79,14 @@ class PlainBlock(nn.Sequential):
         super().__init__(nn.PReLU(width), nn.Conv2d(width, width, 3, padding=1, padding_mode="replicate"))
 
 
+class ExactConv2d(nn.Conv2d):
+    """In float32, whatever the precision of its weights: bfloat16 would cost colours their precision."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return self._conv_forward(x.float(), self.weight.float(), None if self.bias is None else self.bias.float())
+
+
 class ConvRestorer(ModelMixin, ConfigMixin):
     """The `tiny` GRM: residual blocks on the LR pixels, then PixelUnshuffle(2) onto the latent grid (output stride 8).
 
@@ -112,7 +120,7 @@ class ConvRestorer(ModelMixin, ConfigMixin):
         if block not in ("residual", "plain"):
             raise ConfigError(f'block "{block}": choose residual or plain')
         # A linear path that can hold bicubic interpolation exactly: x4 bicubic of a 2x2 LR cell needs 6x6 LR pixels.
-        self.skip = nn.Conv2d(12, latent_channels, 3)
+        self.skip = ExactConv2d(12, latent_channels, 3)
         self.entry = nn.Conv2d(3, width, 3, padding=1, padding_mode="replicate")
         self.residual = block == "residual"
         self.body = nn.Sequential(
@@ -133,22 +141,28 @@ class ConvRestorer(ModelMixin, ConfigMixin):
         pixels = int(self.config["blocks"]) * (2 if self.residual else 1) + 1
         return math.ceil(pixels / 2) + 1
 
-    def forward(self, pixels: Float[Tensor, "n 3 height width"]) -> Restoration:
-        """LR RGB in [0,1], even sides -> Restoration at h = height/2, float32."""
+    @overload
+    def forward(self, pixels: Tensor) -> Restoration: ...
+    @overload
+    def forward(self, pixels: Tensor, with_features: Literal[True]) -> tuple[Restoration, Tensor]: ...
+    def forward(
+        self, pixels: Float[Tensor, "n 3 height width"], with_features: bool = False
+    ) -> Restoration | tuple[Restoration, Tensor]:
+        """LR RGB in [0,1], even sides -> Restoration at h = height/2, float32; with_features: and `features`."""
         if pixels.shape[-2] % 2 or pixels.shape[-1] % 2:
             raise ValueError(f"sides {tuple(pixels.shape[-2:])} must be even")
-        return self.leave(self.features(pixels), pixels)
+        features = self.features(pixels)
+        restored = self.leave(features, pixels)
+        return (restored, features) if with_features else restored
 
     def features(self, pixels: Float[Tensor, "n 3 height width"]) -> Tensor:
         """What the last layer reads of LR RGB, (n, 4 width, h + 2, w + 2)."""
-        x = self.entry((pixels - 0.5).to(self.entry.weight.dtype))
+        x = self.entry((pixels - 0.5).to(self.dtype))
         return _cells(self.body(x) + x if self.residual else self.body(x))
 
     def leave(self, features: Tensor, pixels: Float[Tensor, "n 3 height width"]) -> Restoration:
         """Restoration from the `features` of these pixels."""
-        with torch.autocast(pixels.device.type, enabled=False):  # bf16 would cost colour precision here
-            cells = _cells((pixels - 0.5).float())
-            base = F.conv2d(cells, self.skip.weight.float(), self.skip.bias.float())  # type: ignore[union-attr]
+        base = self.skip(_cells(pixels.float() - 0.5))
         out = self.exit(features).float()
         return Restoration(base + out[:, :-1], soft_log_error(out[:, -1:]))
 

@@ -4,7 +4,7 @@ Architecture after SwinIR (arXiv 2108.10257): groups of Swin blocks (arXiv 2103.
 convolution and added to its input. Channels come last between the convolutions: (n,h,w,width).
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -101,6 +101,15 @@ class SwinGroup(nn.Module):
         self.layers = nn.ModuleList(SwinBlock(width, heads, window, hidden) for _ in range(blocks))
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
+    def forward(self, x: Tensor, places: Tensor, shifted: Windows, recompute: bool) -> Tensor:
+        """x (n,h,w,width); shifted: the windows of every second block; recompute: checkpoint the blocks."""
+        straight = Windows((0, 0), None)
+        y = x
+        for number, layer in enumerate(self.layers):
+            windows = shifted if number % 2 else straight
+            y = checkpoint(layer, y, places, windows, use_reentrant=False) if recompute else layer(y, places, windows)
+        return x + rearrange(self.conv(rearrange(y, "n h w c -> n c h w")), "n c h w -> n h w c")
+
 
 class SwinRestorer(ModelMixin, ConfigMixin):
     """Coarse HR latents and their expected error from the latents of the bicubic-enlarged LR picture.
@@ -163,24 +172,11 @@ class SwinRestorer(ModelMixin, ConfigMixin):
         # Choice: the border is repeated, not mirrored: mirroring fails for sides below a window.
         window = int(self.config["window"])
         padded = F.pad(latents, (0, -width % window, 0, -height % window), mode="replicate")
-        features = self.entry(padded.to(self.entry.weight.dtype))
+        features = self.entry(padded.to(self.dtype))
         x = rearrange(features, "n c h w -> n h w c")
+        shifted = shifted_windows(x.shape[1], x.shape[2], window, x.device)
         for group in self.body:
-            x = self._through(group, x)
+            x = group(x, self.places, shifted, self.gradient_checkpointing and self.training)
         x = rearrange(self.norm(x), "n h w c -> n c h w")
         out = self.exit(self.conv(x) + features)[..., :height, :width].float()
         return Restoration(latents.float() + out[:, :-1], soft_log_error(out[:, -1:]))
-
-    def _through(self, group: Any, x: Tensor) -> Tensor:
-        """One SwinGroup; here because the checkpointing flag is the network's."""
-        straight = Windows((0, 0), None)
-        shifted = shifted_windows(x.shape[1], x.shape[2], int(self.config["window"]), x.device)
-        y = x
-        for number, layer in enumerate(group.layers):
-            windows = shifted if number % 2 else straight
-            if self.gradient_checkpointing and self.training:
-                y = checkpoint(layer, y, self.places, windows, use_reentrant=False)
-            else:
-                y = layer(y, self.places, windows)
-        y = group.conv(rearrange(y, "n h w c -> n c h w"))
-        return x + rearrange(y, "n c h w -> n h w c")

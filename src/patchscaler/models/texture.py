@@ -40,7 +40,7 @@ class TextureClassifier(ModelMixin, ConfigMixin):
 
     def forward(self, patches: Float[Tensor, "n c V V"]) -> Float[Tensor, "n features"]:
         """Any patch side; float32 vectors of length 1."""
-        x = self.body(self.entry(patches.to(self.entry.weight.dtype)))
+        x = self.body(self.entry(patches.to(self.dtype)))
         statistics = torch.cat([x.mean(dim=(2, 3)), x.float().std(dim=(2, 3), correction=0).to(x.dtype)], dim=1)
         return F.normalize(self.project(statistics).float(), dim=1)
 
@@ -73,6 +73,13 @@ class ReferenceTextureMemory(ModelMixin, ConfigMixin):
         self.value_scale.copy_(_limits(values) / 127)
         self.texture_values.copy_((values / self.value_scale[:, None, None]).round().clamp(-127, 127).to(torch.int8))
         self.texture_keys.copy_(F.normalize(keys.float(), dim=1))
+
+    def forward(
+        self, queries: Float[Tensor, "n features"], top_k: int
+    ) -> tuple[Float[Tensor, "n k c V V"], Float[Tensor, "n k"]]:
+        """The top_k textures of each query, best first, and their similarities."""
+        found = self.retrieve(queries, top_k)
+        return self.read(found.places), found.similarities
 
     def retrieve(self, queries: Float[Tensor, "n features"], top_k: int) -> Retrieval:
         """Algorithm 1: the top_k textures by normalised inner product."""
@@ -125,7 +132,7 @@ class TextureEncoder(ModelMixin, ConfigMixin):
         self, values: Float[Tensor, "n k c V V"], similarities: Float[Tensor, "n k"]
     ) -> Float[Tensor, "n tokens width"]:
         """tokens = K * (V / patch_size)^2, texture by texture."""
-        dtype = self.entry.weight.dtype
+        dtype = self.dtype
         x = rearrange(values.to(dtype), "n k c (h p) (w q) -> n k (h w) (c p q)", p=self.patch, q=self.patch)
         x = self.entry(x) + self.positions.to(dtype)
         weight = self.similarity_out(F.silu(self.similarity_in(similarities.to(dtype)[..., None, None])))

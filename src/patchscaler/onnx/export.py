@@ -31,9 +31,8 @@ class _Restore(nn.Module):
         self.restorer, self.fusion = pipeline.restorer, pipeline.fusion
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        features = self.restorer.features(pixels)
-        restored = self.restorer.leave(features, pixels)
-        return tuple(restored) if self.fusion is None else (*restored, self.fusion.gain(features))
+        restored, features = self.restorer(pixels, with_features=True)
+        return tuple(restored) if self.fusion is None else (*restored, self.fusion(features))
 
 
 class _Fuse(nn.Module):
@@ -44,9 +43,8 @@ class _Fuse(nn.Module):
         self.restorer, self.second, self.fusion = pipeline.restorer, pipeline.second_restorer, pipeline.fusion
 
     def forward(self, pixels: Tensor, lean: Tensor) -> tuple[Tensor, Tensor]:
-        features = self.restorer.features(pixels)
-        first = self.restorer.leave(features, pixels)
-        fused = self.fusion(first, features, self.second(pixels), lean)
+        first, features = self.restorer(pixels, with_features=True)
+        fused = self.fusion(features, first, self.second(pixels), lean)
         return fused.latents, fused.log_error
 
 

@@ -158,14 +158,13 @@ class CoarseCrops(Dataset):
             for name, pixels in self.pairs[number].items()
         }
         truth = self.lpips(pair["hr"])
-        features = self.restorer.features(pair["lr"])
-        restored = self.restorer.leave(features, pair["lr"])
+        restored, features = self.restorer(pair["lr"], with_features=True)
         parts = {"features": features, "log_error": restored.log_error}
         parts["lpips"] = self._lpips(restored.latents, truth)
         if self.second is not None and self.fusion is not None:
             opinion = self.second(pair["lr"])
-            parts["fused_features"] = self.fusion.features(restored, features, opinion)
-            parts["fused_lpips"] = self._lpips(self.fusion(restored, features, opinion).latents, truth)
+            parts["fused_features"] = self.fusion.features(features, restored, opinion)
+            parts["fused_lpips"] = self._lpips(self.fusion(features, restored, opinion).latents, truth)
         return {name: value[0].half() for name, value in parts.items()}
 
     def _lpips(self, latents: Tensor, truth: list[Tensor]) -> Tensor:

@@ -107,8 +107,7 @@ class OpinionCache(Dataset):
                 nn.Module.to(quick, dtype=dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
             lr = batch["lr"].contiguous(memory_format=torch.channels_last)
             with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
-                features = restorer.features(lr)
-                first = restorer.leave(features, lr)
+                first, features = restorer(lr, with_features=True)
                 opinion = quick(lr)
             return {
                 "pixels": batch["hr"],
@@ -154,11 +153,11 @@ class OpinionCache(Dataset):
         }
 
 
-def opinions(batch: dict[str, Tensor]) -> tuple[Restoration, Tensor, SecondOpinion]:
+def opinions(batch: dict[str, Tensor]) -> tuple[Tensor, Restoration, SecondOpinion]:
     """What `Fusion` takes, of a batch of `OpinionCache`."""
     first = nn.functional.pixel_unshuffle(nn.functional.pad(batch["first"], (2,) * 4, mode="replicate"), 2)
     restored = Restoration(batch["coarse"], batch["log_error"])
-    return restored, first, SecondOpinion(batch["second"], batch["second_features"])
+    return first, restored, SecondOpinion(batch["second"], batch["second_features"])
 
 
 class FusedDecoder(nn.Module):
@@ -204,7 +203,7 @@ class FusionTask:
         )
         self.checkpointed = self.adversary.checkpointed
         self.frozen = [self.lpips, self.judge, self.restorer, self.second]
-        self._pairs: list[tuple[str, dict[str, Tensor], tuple[Restoration, Tensor, SecondOpinion]]] = []
+        self._pairs: list[tuple[str, dict[str, Tensor], tuple[Tensor, Restoration, SecondOpinion]]] = []
 
     def rate_of(self, name: str) -> float:
         """Of a parameter, relative to run.learning_rate: one step of Adam moves a sum of hundreds of inputs by as many
@@ -213,7 +212,7 @@ class FusionTask:
             return self.settings.decoder_rate
         return _OUTER_RATE if name.startswith(("fusion.entry.", "fusion.exit.")) else 1.0
 
-    def _measured(self) -> tuple[Restoration, Tensor, SecondOpinion]:
+    def _measured(self) -> tuple[Tensor, Restoration, SecondOpinion]:
         """A few crops, from which a new fusion takes the spreads of its inputs."""
         count = min(_MEASURED, self._opinions.crops.count)
         crops = [self._opinions.square(number, 0, 0, self.settings.patch) for number in range(count)]
@@ -252,8 +251,8 @@ class FusionTask:
         fusion, autoencoder = self.network.fusion, self.network.autoencoder
         sums: dict[str, float] = {}
         rows = []
-        for number, (condition, pair, (first, features, second)) in enumerate(self._validation()):
-            latents = {"first": first.latents, "fused": fusion(first, features, second).latents}
+        for number, (condition, pair, (features, first, second)) in enumerate(self._validation()):
+            latents = {"first": first.latents, "fused": fusion(features, first, second).latents}
             if len(self._pairs) <= SHEET_ROWS or number % (len(self._pairs) // SHEET_ROWS) == 0:
                 latents["second"] = second.latents
             pictures = {n: autoencoder.decode(part).float().clamp(0, 1) for n, part in latents.items()}
@@ -272,10 +271,8 @@ class FusionTask:
             for condition in CONDITIONS:
                 pairs = validation_pairs(self.settings.validation, 0, condition, side=VALIDATION_SIDE)
                 for pair in pairs[:: max(1, len(pairs) // each)][:each]:
-                    features = self.restorer.features(pair["lr"])
-                    first = self.restorer.leave(features, pair["lr"])
-                    second = self.second(pair["lr"])
-                    self._pairs.append((condition, pair, (first, features, SecondOpinion(*second))))
+                    first, features = self.restorer(pair["lr"], with_features=True)
+                    self._pairs.append((condition, pair, (features, first, self.second(pair["lr"]))))
         return self._pairs
 
     def export(self, folder: Path) -> None:
