@@ -102,7 +102,7 @@ def _add_jobs(app: FastAPI, limits: Limits, workers: int) -> None:
         return About(
             version=__version__,
             scale=LARGEST_SCALE,
-            steps=STEPS,
+            steps={quality: list(steps) for quality, steps in STEPS.items()},
             formats=list(Format),
             workers=workers,
             unfinished=_queue(request).unfinished(),

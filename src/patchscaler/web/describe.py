@@ -54,10 +54,12 @@ CREATED: Responses = {
 }
 FULL: Responses = problems(503)
 FULL[503]["headers"] = {"Retry-After": {"description": "seconds", "schema": {"type": "integer"}}}
+# Of no type: in OpenAPI 3.1 the schema of a stream is that of one event, for generators of clients that of the text.
+EVENT = {"description": "event: status; data: a JobStatus as JSON"}
 EVENTS: Responses = {
     200: {
         "description": "Server-sent events, the data of each a JobStatus as JSON",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": EVENT}},
     }
 }
 RESULT = files_of(*MEDIA_TYPES.values(), description="The picture, in the format that the job was given")

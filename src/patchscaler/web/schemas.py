@@ -1,11 +1,16 @@
 """What the API answers."""
 
 import time
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from patchscaler.web.jobs import FINISHED, Job, JobQueue, State
 from patchscaler.web.settings import Format, Options, Quality
+
+# Lists of fixed length, because generators of clients make little of tuples.
+Box = Annotated[list[int], Field(min_length=4, max_length=4)]
+Steps = Annotated[list[int], Field(min_length=3, max_length=3)]
 
 
 class PixelSize(BaseModel):
@@ -40,7 +45,7 @@ class PatchMap(BaseModel):
     colours: list[str]
     counts: list[int]
     groups: list[int] = Field(description="of every patch, an index into names")
-    boxes: list[tuple[int, int, int, int]] = Field(description="top, left, height, width of every patch, output pixels")
+    boxes: list[Box] = Field(description="top, left, height, width of every patch, output pixels")
 
 
 class About(BaseModel):
@@ -48,7 +53,7 @@ class About(BaseModel):
 
     version: str
     scale: int = Field(description="the largest")
-    steps: dict[Quality, tuple[int, int, int]]
+    steps: dict[Quality, Steps] = Field(description="of simple, medium and hard patches")
     formats: list[Format]
     max_bytes: int
     max_pixels: int

@@ -42,20 +42,24 @@ export function show(next) {
 
 const pixels = ({ height, width }) => height * width;
 
-// `image` shows a blob or URL as soon as it is decoded, so that nothing flickers; the newest wins.
+// `image` shows a blob or URL as soon as it is decoded, so that nothing flickers, unless a later one was faster.
 async function swap(image, source) {
-  const url = source instanceof Blob ? URL.createObjectURL(source) : source;
-  const next = new Image();
-  image.wanted = next;
+  const mine = item;
+  const number = (image.asked = (image.asked ?? 0) + 1);
+  const blob = source instanceof Blob;
+  const url = blob ? URL.createObjectURL(source) : source;
   image.classList.toggle("nothing", !url);
+  const next = new Image();
   next.src = url;
   await next.decode().catch(() => {}); // a preview that is overtaken, or a server that has gone
-  if (next.naturalWidth && image.wanted === next) {
-    image.src = url;
-    if (image.owned) URL.revokeObjectURL(image.owned);
-    image.owned = source instanceof Blob ? url : undefined;
-    layOut();
+  if (!next.naturalWidth || item !== mine || number < (image.drawn ?? 0)) {
+    if (blob) URL.revokeObjectURL(url);
+    return;
   }
+  image.src = url;
+  if (image.owned) URL.revokeObjectURL(image.owned);
+  Object.assign(image, { drawn: number, owned: blob ? url : undefined });
+  layOut();
 }
 
 function outputSize() {
