@@ -98,7 +98,7 @@ def malformed() -> list[tuple[str, bytes]]:
         "C:\\boot.ini",
     ):
         form = f'--x\r\nContent-Disposition: form-data; name="file"; filename="{path}"\r\n\r\n'.encode()
-        call = json.dumps({"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}]}).encode()
+        call = json.dumps({"data": [{"path": path, "meta": {}}]}).encode()
         bad += [
             (f"{path} alone", path.encode()),
             (f"{path} in a form", form + kinds["PNG"] + b"\r\n--x--"),

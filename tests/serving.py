@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,11 +15,18 @@ import httpx
 SECONDS = 120.0  # for anything that a loaded machine may be slow at
 
 
+def free_port() -> int:
+    """For a server that comes back where it was."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return taken.getsockname()[1]
+
+
 class Server:
     """url; folder: the server's temporary folder, which shows what it keeps."""
 
     def __init__(self, model: Path, folder: Path, *options: object) -> None:
         self.folder = folder
+        folder.mkdir()
         code = "from patchscaler.cli.main import main; main()"
         arguments = ["serve", "--model", model, "--device", "cpu", "--port", 0, *options]
         environment = os.environ | {"TMPDIR": str(folder), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -64,21 +72,24 @@ class Server:
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
 
-    def stop(self) -> int:
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
         """Ask the server to leave, as Ctrl-C does; its exit code."""
-        self.client.close()
-        self.process.send_signal(signal.SIGINT)
+        self.process.send_signal(number)
         try:
             return self.process.wait(timeout=SECONDS)
         finally:
-            self.process.kill()
-            assert self.process.stdout
-            self.process.stdout.close()
+            self.kill()
+
+    def kill(self) -> None:
+        self.client.close()
+        self.process.kill()
+        self.process.wait(timeout=SECONDS)
+        assert self.process.stdout
+        self.process.stdout.close()
 
 
 @contextlib.contextmanager
 def serving(model: Path, folder: Path, *options: object) -> Iterator[Server]:
-    folder.mkdir()
     server = Server(model, folder, *options)
     try:
         yield server

@@ -1,32 +1,24 @@
 """The page as people use it, in headless Chromium: upload, progress, slider, map, download, cancel, phone, dark."""
 
+import base64
 import hashlib
-import shutil
+import io
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from patchscaler.cli.main import main
 from patchscaler.web.settings import STEPS, Quality
 
-for needed in ("fastapi", "uvicorn", "httpx"):
+for needed in ("fastapi", "uvicorn", "httpx", "jinja2"):
     pytest.importorskip(needed)
-pytest.importorskip("gradio", reason='the page needs gradio: pip install "patchscaler[web]"', exc_type=ImportError)
-webdriver = pytest.importorskip("selenium.webdriver", reason="driving a browser needs selenium: pip install selenium")
-from serving import SECONDS, Server, serving  # noqa: E402
+from browsing import Page, large, needs_chromium, webdriver  # noqa: E402
+from serving import Server, serving  # noqa: E402
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-DRIVER = shutil.which("chromedriver")
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Chromium: apt-get install chromium chromium-driver"),
-]
+pytestmark = needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -34,69 +26,6 @@ def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     folder = tmp_path_factory.mktemp("page") / "temporary"
     with serving(tiny_model, folder, "--max-megabytes", 1, "--max-megapixels", 2) as running:
         yield running
-
-
-class Page:
-    """The page in a browser window of its own."""
-
-    def __init__(self, server: Server, downloads: Path, width: int, height: int, dark: bool, phone: bool) -> None:
-        options = webdriver.ChromeOptions()
-        options.binary_location = CHROMIUM
-        for argument in (
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-dev-shm-usage",
-            f"--window-size={width},{height}",
-        ):
-            options.add_argument(argument)
-        if phone:
-            metrics = {"width": width, "height": height, "pixelRatio": 2.0, "touch": True}
-            options.add_experimental_option("mobileEmulation", {"deviceMetrics": metrics})
-        downloads.mkdir(exist_ok=True)
-        options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-        self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-        self.driver.set_script_timeout(SECONDS)
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
-        self.driver.get(server.url)
-        self.until(lambda: self.js("return document.querySelector('.ps-limits')?.textContent"))
-
-    def js(self, code: str, *arguments: object) -> Any:
-        return self.driver.execute_script(code, *arguments)
-
-    def find(self, selector: str) -> Any:
-        return self.driver.find_element("css selector", selector)
-
-    def until(self, condition: Callable[[], Any]) -> Any:
-        deadline = time.monotonic() + SECONDS
-        while not (value := condition()):
-            assert time.monotonic() < deadline, self.find("body").text
-            time.sleep(0.05)
-        return value
-
-    def state(self) -> str:
-        return self.js("return document.querySelector('.ps').dataset.state")
-
-    def choose(self, path: Path) -> None:
-        self.find(".ps-file").send_keys(str(path))
-
-    def set(self, quality: Quality, seed: int) -> None:
-        self.js("document.querySelector(`#ps-quality input[value=${arguments[0]}]`).click()", quality.value)
-        field = self.find("#ps-seed input")
-        field.clear()
-        field.send_keys(str(seed))
-        self.js("arguments[0].blur()", field)
-
-    def shown(self) -> list[int]:
-        """Natural size of the picture on the right of the slider."""
-        return self.js("const i = document.querySelector('.ps-after'); return [i.naturalWidth, i.naturalHeight]")
-
-    def complaints(self) -> list[str]:
-        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
-
-    def overflows(self) -> bool:
-        return self.js("return document.documentElement.scrollWidth > window.innerWidth")
 
 
 OpenPage = Callable[..., Page]
@@ -107,7 +36,7 @@ def open_page(server: Server, tmp_path: Path) -> Iterator[OpenPage]:
     pages: list[Page] = []
 
     def opened(width: int = 1280, height: int = 860, dark: bool = False, phone: bool = False) -> Page:
-        pages.append(Page(server, tmp_path / "downloads", width, height, dark, phone))
+        pages.append(Page(server.url, tmp_path / "downloads", width, height, dark, phone))
         return pages[-1]
 
     yield opened
@@ -123,13 +52,6 @@ def source(photo: Image.Image, tmp_path: Path) -> Path:
     return path
 
 
-def large(path: Path, side: int) -> Path:
-    """A picture that takes a while."""
-    samples = np.random.default_rng(0).integers(0, 256, (side // 8, side // 8, 3), np.uint8)
-    Image.fromarray(samples).resize((side, side)).save(path)
-    return path
-
-
 def test_upload_progress_slider_map_and_download(
     open_page: OpenPage, server: Server, source: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,38 +59,38 @@ def test_upload_progress_slider_map_and_download(
     page.set(Quality.fast, 11)
     page.choose(source)
     page.until(lambda: page.state() == "done")
-    assert "Done in" in page.find(".ps-status").text
+    assert "Done in" in page.text()
     page.until(lambda: page.shown() == [61 * 4, 45 * 4])
-    assert page.js("return document.querySelector('.ps-before').naturalWidth") == 61
+    assert page.js("return document.querySelector('#before').naturalWidth") == 61
 
     # The slider follows the pointer and the keys, and shows the old picture on its left only.
-    frame = page.find(".ps-frame")
+    frame = page.find("#frame")
     box = frame.rect
     pointer = webdriver.ActionChains(page.driver)
-    pointer.move_to_element(page.find(".ps-handle")).click_and_hold().move_by_offset(
+    pointer.move_to_element(page.find("#handle")).click_and_hold().move_by_offset(
         -box["width"] / 4, 0
     ).release().perform()
-    handle = page.find(".ps-handle")
+    handle = page.find("#handle")
     assert abs(int(handle.get_attribute("aria-valuenow")) - 25) <= 2
     handle.send_keys(webdriver.Keys.END)
     assert handle.get_attribute("aria-valuenow") == "100"
     handle.send_keys(webdriver.Keys.ARROW_LEFT)
-    clip = page.js("return getComputedStyle(document.querySelector('.ps-clip')).clipPath")
+    clip = page.js("return getComputedStyle(document.querySelector('#clip')).clipPath")
     assert handle.get_attribute("aria-valuenow") == "98"
     assert clip == "inset(0px 2% 0px 0px)"
 
-    page.find(".ps-show-map").click()
-    opacity = "return Number(getComputedStyle(document.querySelector('.ps-map')).opacity)"
+    page.find("#show-map").click()
+    opacity = "return Number(getComputedStyle(document.querySelector('#map')).opacity)"
     page.until(lambda: page.js(opacity) == 0.5)
-    assert [word for word in page.find(".ps-legend").text.split() if word.isalpha()] == ["simple", "medium", "hard"]
+    assert [word for word in page.find("#legend").text.split() if word.isalpha()] == ["simple", "medium", "hard"]
     painted = page.js(
-        "const map = document.querySelector('.ps-map');"
+        "const map = document.querySelector('#map');"
         "const { data } = map.getContext('2d').getImageData(0, 0, map.width, map.height);"
         "return data.every((value, index) => index % 4 !== 3 || value === 255)"
     )
     assert painted  # every pixel belongs to a patch
 
-    page.find(".ps-download").click()
+    page.find(".download").click()
     saved = tmp_path / "downloads" / "my photo_x4.png"
     page.until(saved.exists)
     expected = tmp_path / "by the command line.png"
@@ -181,27 +103,24 @@ def test_upload_progress_slider_map_and_download(
     assert hashlib.sha256(saved.read_bytes()).digest() == hashlib.sha256(expected.read_bytes()).digest()
     assert page.complaints() == []
 
-    # Leaving the page deletes the job and its files.
-    assert server.kept()
-    page.driver.get("about:blank")
-    page.until(lambda: not server.kept())
+    assert not server.kept()  # the page has all of it
 
 
 # Notes in the page itself what it shows, at every change: a small model is done before a driver has asked twice.
 WATCH = """
 window.seen = [];
-const stage = document.querySelector(".ps");
+const find = (name) => document.querySelector(name);
 const note = () => {
-  const part = (name) => stage.querySelector(`.ps-${name}`);
-  const preview = Number(part("after").src.match(/preview[?](\\d+)/)?.[1] ?? 0);
-  window.seen.push({
-    state: stage.dataset.state, preview,
-    bar: part("bar").value, text: part("text").textContent, time: part("time").textContent,
-  });
-  const cancel = document.querySelector("#ps-cancel");
-  if (arguments[0] && preview && stage.dataset.state === "busy" && cancel.offsetParent) cancel.click();
+  const row = find(".row");
+  if (!row) return;
+  const preview = Number(find("#after").src.match(/preview[?](\\d+)/)?.[1] ?? 0);
+  const state = row.dataset.state;
+  const [bar, text] = [row.querySelector("progress").value, row.querySelector(".text").textContent];
+  window.seen.push({ state, preview, bar, text });
+  if (arguments[0] && preview && state === "running") row.querySelector(".cancel").click();
 };
-new MutationObserver(note).observe(stage, { attributes: true, childList: true, characterData: true, subtree: true });
+const everything = { attributes: true, childList: true, characterData: true, subtree: true };
+new MutationObserver(note).observe(document.body, everything);
 """
 
 
@@ -209,58 +128,159 @@ def test_the_coarse_picture_comes_first(open_page: OpenPage, tmp_path: Path) -> 
     page = open_page()
     page.set(Quality.best, 0)
     page.js(WATCH, False)
-    page.choose(large(tmp_path / "large.jpg", 1400))
+    page.choose(large(tmp_path / "large.jpg", 640))
     page.until(lambda: page.state() == "done")
-    seen = [entry for entry in page.js("return window.seen") if entry["state"] == "busy"]
+    seen = [entry for entry in page.js("return window.seen") if entry["state"] == "running"]
     previews = [entry["preview"] for entry in seen if entry["preview"]]
     assert previews[0] == 1
-    assert max(previews) > 1
     assert previews == sorted(previews)
     bars = [entry["bar"] for entry in seen if entry["preview"]]
     assert bars == sorted(bars)
     assert bars[0] < bars[-1] <= 1
-    assert any("%" in entry["text"] for entry in seen)
-    assert any("left" in entry["time"] for entry in seen)
+    texts = [entry["text"] for entry in seen]
+    assert any("left" in text for text in texts)
+    assert any("\u00a0%" in text for text in texts)  # the number holds on to its unit
+    assert not any(" %" in text or " s " in text for text in texts)
 
 
 def test_a_smaller_size_is_what_the_page_was_told(open_page: OpenPage, source: Path) -> None:
     page = open_page()
     page.set(Quality.fast, 0)
-    field = page.find("#ps-scale input")
-    field.click()
-    page.until(lambda: page.driver.find_elements("css selector", "#ps-scale [role=option]"))
-    options = page.driver.find_elements("css selector", "#ps-scale [role=option]")
-    assert [option.text.lstrip("✓ \n") for option in options] == ["x1, same size", "x2", "x3", "x4"]
+    options = page.find("#scale").find_elements("css selector", "option")
+    assert [option.text for option in options] == ["x1, same size", "x2", "x3", "x4"]
     options[1].click()
     page.choose(source)
     page.until(lambda: page.state() == "done")
     page.until(lambda: page.shown() == [61 * 2, 45 * 2])
-    assert "122 \u00d7 90 pixels" in page.find(".ps-status").text
+    assert "122\u00a0\u00d7\u00a090" in page.text()
+    assert page.find(".download").get_attribute("download") == "my photo_x2.png"
+    options[0].click()
+    page.find("#again").click()
+    page.until(lambda: page.state() == "done" and page.shown() == [61, 45])
 
 
-def test_a_job_can_be_cancelled(open_page: OpenPage, server: Server, tmp_path: Path) -> None:
+def test_a_picture_that_browsers_cannot_show_is_shown_all_the_same(
+    open_page: OpenPage, photo: Image.Image, tmp_path: Path
+) -> None:
+    page = open_page()
+    page.set(Quality.fast, 0)
+    page.find("#format option[value=tif]").click()
+    photo.save(tmp_path / "scan.tif")
+    page.choose(tmp_path / "scan.tif")
+    page.until(lambda: page.state() == "done")
+    page.until(lambda: page.shown() == [61 * 4, 45 * 4])
+    assert page.js("return document.querySelector('#before').naturalWidth") == 61
+
+
+def test_a_job_can_be_cancelled_and_tried_again(open_page: OpenPage, server: Server, tmp_path: Path) -> None:
     page = open_page()
     page.set(Quality.best, 0)
     page.js(WATCH, True)
     page.choose(large(tmp_path / "large.png", 768))
-    page.until(lambda: page.state() == "failed")
-    assert page.find(".ps-text").text == "Cancelled."
+    page.until(lambda: page.state() == "cancelled")
+    assert page.text() == "Cancelled."
     page.until(lambda: server.client.get("/api/about").json()["unfinished"] == 0 and not server.kept())
+    page.js("window.seen = undefined")  # an error in the observer: it cancels no more
+    page.find(".retry").click()
+    page.until(lambda: page.state() == "done")
 
 
-def test_refusals_are_told_in_words(open_page: OpenPage, tmp_path: Path) -> None:
+def test_several_pictures_wait_in_a_list_that_one_sees(open_page: OpenPage, server: Server, tmp_path: Path) -> None:
+    page = open_page()
+    page.set(Quality.fast, 0)
+    paths = [large(tmp_path / f"{number}.jpg", 160 + 32 * number) for number in range(5)]
+    page.choose(*paths)
+    page.until(lambda: len(page.states()) == 5)
+    assert "waiting" in page.states()  # not all of them are sent at once
+    assert server.client.get("/api/about").json()["unfinished"] <= 2
+    page.until(lambda: page.states() == ["done"] * 5)
+    assert page.find("#queue-title").text == "Your pictures: 5 of 5 done"
+    page.find("#save-all").click()
+    saved = tmp_path / "downloads"
+    page.until(lambda: {path.name for path in saved.glob("*.png")} == {f"{number}_x4.png" for number in range(5)})
+    for number in (3, 1):
+        page.js("document.querySelectorAll('.show')[arguments[0]].click()", number)
+        page.until(lambda number=number: page.shown() == [4 * (160 + 32 * number)] * 2)
+    page.js("document.querySelectorAll('.remove')[1].click()")
+    assert len(page.states()) == 4
+    assert page.js("return document.activeElement.textContent").strip() == "2.jpg"  # the focus does not get lost
+    for _ in range(4):
+        page.find(".remove").click()
+    assert page.state() == "empty"
+    assert page.js("return document.activeElement.id") == "file"
+
+
+DROP = """
+const [kind, content] = arguments;
+const data = new DataTransfer();
+const bytes = Uint8Array.from(atob(content), (letter) => letter.charCodeAt(0));
+data.items.add(new File([bytes], `${kind}.png`, { type: "image/png" }));
+const event = kind === "drop" ? new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true })
+  : new ClipboardEvent("paste", { clipboardData: data, bubbles: true });
+document.querySelector("main").dispatchEvent(event);
+"""
+
+
+@pytest.mark.parametrize("kind", ["drop", "paste"])
+def test_pictures_are_dropped_and_pasted(open_page: OpenPage, photo: Image.Image, kind: str) -> None:
+    page = open_page()
+    page.set(Quality.fast, 0)
+    file = io.BytesIO()
+    photo.save(file, "PNG")
+    page.js(DROP, kind, base64.b64encode(file.getvalue()).decode())
+    page.until(lambda: page.state() == "done")
+    assert page.find(".name").text == f"{kind}.png"
+
+
+def test_refusals_are_told_in_words_of_a_person(open_page: OpenPage, tmp_path: Path) -> None:
     page = open_page()
     texts = {"broken.png": b"\x89PNG\r\n\x1a\n", "letter.jpg": b"Dear friend", "heavy.png": bytes(2 * 2**20)}
-    words = {"broken.png": "Not a picture", "letter.jpg": "Not a picture", "heavy.png": "1 MB are allowed"}
-    for name, content in texts.items():
+    words = {"broken.png": "not a picture", "letter.jpg": "not a picture", "heavy.png": "1\u00a0MB are allowed"}
+    for number, (name, content) in enumerate(texts.items(), 1):
         (tmp_path / name).write_bytes(content)
         page.choose(tmp_path / name)
-        page.until(lambda name=name: page.state() == "failed" and words[name] in page.find(".ps-text").text)
+        page.until(lambda number=number: page.states() == ["failed"] * number)
+        assert words[name] in page.text()
+        assert not {"body", "header", "413", "415"} & set(page.text().split())
     Image.new("RGB", (1500, 1500)).save(tmp_path / "many pixels.png")
     page.choose(tmp_path / "many pixels.png")
-    page.until(lambda: "2,000,000 are allowed" in page.find(".ps-text").text)
-    page.find(".ps-new").click()
-    assert page.state() == "empty"
+    page.until(lambda: page.states() == ["failed"] * 4)
+    assert "2\u00a0megapixels" in page.text()
+    assert not page.find(".retry").is_displayed()  # it would not help
+    assert not page.find("#again").is_displayed()
+    said = page.js("return document.querySelector('#said').textContent")
+    assert said.startswith("many pixels.png: This picture is too large")
+
+
+def test_it_works_by_keyboard_alone(open_page: OpenPage, source: Path, tmp_path: Path) -> None:
+    """Every control has a name and a place in the order, and the focus is never lost."""
+    page = open_page()
+    page.choose(source)
+    page.until(lambda: page.state() == "done")
+    page.js("document.activeElement.blur(); window.scrollTo(0, 0)")
+    visited = []
+    for _ in range(30):
+        webdriver.ActionChains(page.driver).send_keys(webdriver.Keys.TAB).perform()
+        focused = page.driver.switch_to.active_element
+        visited.append(focused.get_attribute("id") or focused.get_attribute("class") or focused.get_attribute("name"))
+        assert focused.tag_name == "body" or focused.accessible_name, visited
+        if focused.tag_name == "body":
+            break
+    expected = [
+        "handle",
+        "show-map",
+        "zoom",
+        "show",
+        "download",
+        "remove",
+        "more",
+        "quality",
+        "scale",
+        "format",
+        "seed",
+        "again",
+    ]
+    assert [name for name in visited if name in expected] == expected
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -276,36 +296,18 @@ def test_it_fits_the_screen_and_its_colours(
     page.choose(source)
     page.until(lambda: page.state() == "done")
     assert not page.overflows()
-    frame, download = page.find(".ps-frame").rect, page.find(".ps-download")
+    frame, download = page.find("#frame").rect, page.find(".download")
     assert frame["x"] >= 0 and frame["x"] + frame["width"] <= width  # noqa: PT018
     assert abs(frame["width"] / frame["height"] - 61 / 45) < 0.02  # never stretched
     assert download.is_displayed() and download.rect["height"] >= 40  # noqa: PT018
     if phone:
-        assert download.rect["y"] < height  # found without scrolling
+        assert download.rect["y"] + download.rect["height"] <= height  # found without scrolling
     assert page.complaints() == []
 
 
-def test_nothing_comes_from_another_host_and_gradio_is_closed(open_page: OpenPage, server: Server) -> None:
+def test_nothing_comes_from_another_host(open_page: OpenPage, server: Server) -> None:
     page = open_page()
     entries = page.js("return performance.getEntriesByType('resource').map((entry) => entry.name)")
-    assert entries and all(name.startswith((server.url, "blob:", "data:")) for name in entries)  # noqa: PT018
-    client = server.client
-    files = {"files": ("a.png", b"x")}
-    assert client.post("/gradio_api/upload", files=files, headers={"Origin": server.url}).status_code == 404
-    for path in (
-        "file=/etc/passwd",
-        "proxy=http://localhost/",
-        "queue/data",
-        "heartbeat/x",
-        "deep_link",
-        "runs",
-        "file/etc/x",
-    ):
-        assert client.get(f"/gradio_api/{path}").status_code == 404
-    for path in (
-        "assets/../../../../etc/passwd",
-        "static/..%2f..%2f..%2fetc%2fpasswd",
-        "?deep_link=../../etc/passwd",
-        "login",
-    ):
-        assert b"root:" not in client.get(f"/{path}").content
+    assert entries and all(name.startswith((server.url, "blob:")) for name in entries)  # noqa: PT018
+    policy = server.client.get("/").headers["content-security-policy"]
+    assert "unsafe" not in policy

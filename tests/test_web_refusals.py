@@ -15,8 +15,7 @@ from serving import Server  # noqa: E402
     "GET /api/jobs/..%2f..%2f..%2fetc%2fpasswd", "GET /api/jobs/%2e%2e/result", "GET /api/jobs/x/result",
     "GET /api/jobs//etc/passwd/result", "DELETE /api/jobs/..%2f..%2f", "PUT /api/jobs",
     "GET /page/..%2f..%2fsettings.py", "GET /page/%2e%2e/api.py", "GET /file=/etc/passwd",
-    "GET /gradio_api/file=/etc/passwd", "POST /gradio_api/upload", "POST /gradio_api/queue/join",
-    "GET /gradio_api/proxy=http://localhost/", "POST /api/jobs?seed=-1", "POST /api/jobs?seed=1e400",
+    "GET /docs", "GET /page", "POST /", "POST /page/page.js", "POST /api/jobs?seed=-1", "POST /api/jobs?seed=1e400",
     f"POST /api/jobs?seed={2**63}", "POST /api/jobs?quality=../../etc", "POST /api/jobs?format=exe",
     "POST /api/jobs?format=%00",
 ])  # fmt: skip

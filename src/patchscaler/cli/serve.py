@@ -22,16 +22,16 @@ def serve(
     max_megapixels: Annotated[float, typer.Option(help="of a picture that comes in")] = 4.0,
     max_minutes: Annotated[float, typer.Option(help="that one picture may take")] = 30.0,
     keep_minutes: Annotated[float, typer.Option(help="that a result is kept, unless it is deleted before")] = 15.0,
-    page: Annotated[bool, typer.Option("--page/--no-page", help="the page, or the API alone (needs no gradio)")] = True,
+    page: Annotated[bool, typer.Option("--page/--no-page", help="the page, or the API alone")] = True,
 ) -> None:
     """Enlarge pictures in the browser, or for programs by an HTTP API (its description: /openapi.json).
 
     Nothing is kept: pictures and results lie in a temporary folder and go with their job.
     """
     try:
-        import uvicorn
-
         from patchscaler.web.api import create_app
+        from patchscaler.web.page import add_page
+        from patchscaler.web.server import Server
     except ModuleNotFoundError as error:
         raise PatchScalerError(f"the server needs {error.name}; {EXTRA}") from error
     from patchscaler.web.settings import Limits
@@ -43,25 +43,16 @@ def serve(
         job_seconds=max_minutes * 60,
         keep_seconds=keep_minutes * 60,
     )
-    if page:
-        try:
-            from patchscaler.web.page import add_page
-        except ModuleNotFoundError as error:
-            raise PatchScalerError(f"the page needs {error.name}; {EXTRA}, or use --no-page") from error
     app = create_app(_load(model, device), limits, workers=workers, loopback=is_loopback(host))
     if page:
         add_page(app)
 
-    config = uvicorn.Config(
-        app, host=host, port=port, log_level="warning", proxy_headers=False, server_header=False,
-        timeout_graceful_shutdown=5, limit_concurrency=1000, ws="none",
-    )  # fmt: skip
-    socket = config.bind_socket()
-    where = f"http://{'[' + host + ']' if ':' in host else host}:{socket.getsockname()[1]}"
+    server = Server(app, host, port)
+    where = f"http://{'[' + host + ']' if ':' in host else host}:{server.port}"
     typer.echo(f"PatchScaler serves at {where}{'' if page else '/api/jobs, description: ' + where + '/openapi.json'}")
     if not is_loopback(host):
         typer.echo("It asks nobody who they are: everyone who reaches this address may use it.", err=True)
-    uvicorn.Server(config).run(sockets=[socket])
+    server.serve_until_asked_to_stop()
 
 
 def is_loopback(host: str) -> bool:

@@ -109,7 +109,8 @@ class Job:
 class JobQueue:
     """First come, first served. `run` does one job in a worker's thread and raises what went wrong.
 
-    All files lie below one temporary folder that only this user may enter; `close` removes it.
+    All files lie below one temporary folder that only this user may enter; `close` removes it. Setting `closing`, which
+    a signal handler may do, stops all jobs.
     """
 
     def __init__(self, run: Callable[[Job], None], limits: Limits, workers: int = 1) -> None:
@@ -199,15 +200,17 @@ class JobQueue:
     def close(self) -> None:
         """Stop all jobs and remove all files; waits for the running ones to notice."""
         self.closing.set()
+        for thread in (*self._workers, self._sweeper):
+            thread.join(timeout=30)
+        shutil.rmtree(self._root, ignore_errors=True)
+
+    def _stop_all(self) -> None:
         with self._changed:
             for job in self._jobs.values():
                 job.stop.set()
                 if job.state in (State.uploading, State.queued):
                     job.state = State.cancelled
             self._changed.notify_all()
-        for thread in (*self._workers, self._sweeper):
-            thread.join(timeout=30)
-        shutil.rmtree(self._root, ignore_errors=True)
 
     def _work(self) -> None:
         while True:
@@ -251,6 +254,7 @@ class JobQueue:
     def _sweep_on(self) -> None:
         while not self.closing.wait(min(SWEEP_SECONDS, self.limits.keep_seconds / 2)):
             self.sweep()
+        self._stop_all()
 
     def sweep(self) -> None:
         """Remove jobs whose time is over, and the oldest ones where results take too much room."""

@@ -1,7 +1,10 @@
-"""What a server allows and offers: limits, qualities, formats."""
+"""What a server allows and offers: the options of a job, limits, formats."""
 
 from dataclasses import dataclass
 from enum import Enum
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from patchscaler.errors import ConfigError
 from patchscaler.inference.settings import QUALITIES
@@ -41,13 +44,48 @@ LONGEST_SIDES = {Format.jpg: 65_535, Format.webp: 16_383}
 
 
 @dataclass(frozen=True)
-class Options:
-    """Of one job: what the command line calls --steps (by quality), --seed, the suffix of -o, and --scale."""
+class Control:
+    """How the page asks for an option. `choices`: what it offers, value to label; none: a number is typed, or slid to
+    where `step` is given."""
 
-    quality: Quality = Quality.balanced
-    seed: int = 0
-    format: Format = Format.png
-    scale: float = LARGEST_SCALE
+    label: str
+    hint: str = ""
+    choices: dict[Any, str] | None = None
+    step: float | None = None
+
+
+QUALITY = Control(
+    "Quality",
+    "More steps: finer detail, more time",
+    {Quality.fast: "Fast", Quality.balanced: "Balanced", Quality.best: "Best"},
+)
+SCALE = Control("Size", choices={1: "x1, same size", 2: "x2", 3: "x3", 4: "x4"})
+SEED = Control("Seed", "Same seed, same result")
+FORMAT = Control(
+    "Save as",
+    choices={Format.png: "PNG", Format.jpg: "JPEG", Format.webp: "WebP", Format.tif: "TIFF"},
+)
+
+
+class Options(BaseModel):
+    """Of one job. The API's query, the job's status and the page's controls are all made from these fields."""
+
+    model_config = ConfigDict(frozen=True)
+
+    quality: Annotated[Quality, QUALITY, Field(description="more steps: finer detail, more time")] = Quality.balanced
+    scale: Annotated[float, SCALE, Field(ge=1, le=LARGEST_SCALE, description="1: restore only")] = LARGEST_SCALE
+    format: Annotated[Format, FORMAT, Field(description="of the result")] = Format.png
+    seed: Annotated[
+        int,
+        SEED,
+        Field(ge=0, lt=2**63, description="same seed, same result", json_schema_extra={"format": "int64"}),
+    ] = 0
+
+    @property
+    def call(self) -> dict[str, Any]:
+        """Arguments of `enlarge`: the options under their own names, but for the quality, which stands for steps, and
+        the format, which is for the file alone."""
+        return self.model_dump(exclude={"quality", "format"}) | {"steps": STEPS[self.quality]}
 
 
 @dataclass(frozen=True)

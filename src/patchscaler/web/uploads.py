@@ -25,22 +25,49 @@ FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "HEIF")
 DRAIN_BYTES, DRAIN_SECONDS = 8 * MIB, 3.0
 
 
-async def receive(request: Request, target: Path, limits: Limits) -> None:
-    """Write the body to `target`. Raises HTTPException: 400 empty or broken off, 408 too slow, 413 too long."""
+class Uploads:
+    """Those under way: they end when the server stops, rather than keep it waiting."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._scopes: set[anyio.CancelScope] = set()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """To be called in the event loop."""
+        self._stopped = True
+        for scope in self._scopes:
+            scope.cancel()
+
+    async def receive(self, request: Request, target: Path) -> None:
+        """Write the body to `target`. Raises HTTPException: 400 empty or broken off, 408 too slow, 413 too long, 503 at
+        the server's end."""
+        seconds = self.limits.upload_seconds
+        with anyio.move_on_after(seconds) as scope:
+            self._scopes.add(scope)
+            try:
+                await _write(request, target, self.limits)
+            finally:
+                self._scopes.discard(scope)
+        if scope.cancelled_caught:
+            if self._stopped:
+                raise HTTPException(503, "the server is stopping")
+            raise HTTPException(408, f"the upload took longer than {seconds:g} seconds")
+
+
+async def _write(request: Request, target: Path, limits: Limits) -> None:
     too_long = HTTPException(413, f"the upload has more than the {limits.max_bytes / MIB:g} MiB that are allowed")
     length = request.headers.get("content-length", "0")
     stream, count = request.stream(), 0
     try:
         if length.isdecimal() and int(length[:20]) > limits.max_bytes:
             raise too_long
-        with anyio.fail_after(limits.upload_seconds), target.open("xb") as file:
+        with target.open("xb") as file:
             async for chunk in stream:
                 count += len(chunk)
                 if count > limits.max_bytes:
                     raise too_long
                 file.write(chunk)
-    except TimeoutError:
-        raise HTTPException(408, f"the upload took longer than {limits.upload_seconds:g} seconds") from None
     except ClientDisconnect:
         raise HTTPException(400, "the upload was broken off") from None
     except HTTPException:

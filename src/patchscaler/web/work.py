@@ -12,7 +12,7 @@ from patchscaler.imaging.picture import Picture, to_pil
 from patchscaler.imaging.qmap import COLOURS
 from patchscaler.sizes import enlarge
 from patchscaler.web.jobs import Job
-from patchscaler.web.settings import LARGEST_SCALE, STEPS, Limits
+from patchscaler.web.settings import LARGEST_SCALE, Limits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,9 +62,7 @@ class Worker:
         result = enlarge(
             self.pipe,
             picture,
-            scale=job.options.scale,
-            seed=job.options.seed,
-            steps=STEPS[job.options.quality],
+            **job.options.call,
             on_progress=on_progress,
             on_preview=on_preview,
         )
