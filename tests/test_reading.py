@@ -248,7 +248,7 @@ def test_missing_files_folders_and_unsupported_modes(tmp_path):
     with pytest.raises(ImageReadError, match="folder"):
         read_picture(tmp_path)
     Image.new("F", (4, 4)).save(tmp_path / "float.tif")
-    with pytest.raises(ImageReadError, match="mode F is not supported"):
+    with pytest.raises(ImageReadError, match="floating-point numbers"):
         read_picture(tmp_path / "float.tif")
 
 
@@ -260,7 +260,7 @@ def test_raw_files_and_programs_in_picture_files_are_refused(tmp_path):
         with pytest.raises(ImageReadError, match="raw file; develop it first"):
             read_picture(tmp_path / name)
     Image.new("RGB", (8, 6)).save(tmp_path / "in.eps")  # PostScript: Pillow would start an interpreter
-    with pytest.raises(ImageReadError, match="unknown format"):
+    with pytest.raises(ImageReadError, match="a PostScript file; save"):
         read_picture(tmp_path / "in.eps")
 
 
@@ -283,5 +283,5 @@ def test_the_pixel_limit_is_the_callers_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert read_picture(tmp_path / "in.png", max_pixels=1200).size == (30, 40)
     assert Image.MAX_IMAGE_PIXELS == 100
-    with pytest.raises(ImageReadError, match="30x40 is more than the limit of 1199"):
+    with pytest.raises(ImageReadError, match="40x30 is more than the limit of 1199"):
         read_picture(tmp_path / "in.png", max_pixels=1199)

@@ -93,14 +93,27 @@ def updated(data: Metadata, size: Size, history: str | None) -> Metadata:
     return replace(data, exif=exif, xmp=xmp)
 
 
+def bare(data: Metadata, history: str | None) -> Metadata:
+    """The resolution alone and, of a result, its mark, which says nothing of its source."""
+    return Metadata(exif=None if history is None else _mark(), dpi=data.dpi)
+
+
+def _mark() -> bytes:
+    tags = Image.Exif()
+    tags[PROCESSING_SOFTWARE] = NAME
+    return tags.tobytes()
+
+
 def jpeg_options(data: Metadata) -> dict[str, Any]:
-    """Arguments of Pillow's JPEG writer; blocks longer than a segment lose the maker's note, then go."""
+    """Arguments of Pillow's JPEG writer; blocks longer than a segment lose the maker's note, then go, but for the mark."""
     exif = data.exif
     if exif and len(exif) > LONGEST_SEGMENT:
         tags = Image.Exif()
         tags.load(exif)
         tags.get_ifd(EXIF_IFD).pop(MAKER_NOTE, None)
         exif = tags.tobytes()
+        if len(exif) > LONGEST_SEGMENT and tags.get(PROCESSING_SOFTWARE) == NAME:
+            exif = _mark()
     options: dict[str, Any] = {}
     if exif and len(exif) <= LONGEST_SEGMENT:
         options["exif"] = exif
