@@ -232,6 +232,21 @@ def test_bad_files_are_one_clear_error(tmp_path, content, reason):
     assert ";" in str(caught.value)  # what to do
 
 
+def png_of(*chunks: tuple[bytes, bytes]) -> bytes:
+    packed = [struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+def test_whatever_a_decoder_raises_is_one_clear_error(tmp_path):
+    """Pillow asserts that a picture of mode P has a palette."""
+    header = (b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 3, 0, 0, 0))
+    (tmp_path / "in.png").write_bytes(png_of(header, (b"IDAT", zlib.compress(bytes(72))), (b"IEND", b"")))
+    with Image.open(tmp_path / "in.png") as image, pytest.raises(AssertionError):
+        image.convert("RGB")
+    with pytest.raises(ImageReadError, match=r"in.png: damaged or unsupported \(AssertionError\); copy it again"):
+        read_picture(tmp_path / "in.png")
+
+
 def test_truncated_sixteen_bit_files(tmp_path):
     picture = picture_of(samples_of(90, 90, 3, np.uint16))
     for name in ("in.png", "in.tif"):

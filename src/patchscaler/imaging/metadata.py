@@ -28,18 +28,7 @@ PNG_XMP, PNG_IPTC = "XML:com.adobe.xmp", "Raw profile type iptc"
 
 NAME = "PatchScaler"
 
-# What Pillow raises on a damaged block.
-BLOCK_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    KeyError,
-    IndexError,
-    TypeError,
-    struct.error,
-    OverflowError,
-)
+BLOCK_ERRORS = (Exception,)  # on a damaged block Pillow raises whatever its code stumbles over
 
 
 @dataclass(frozen=True)
@@ -105,7 +94,7 @@ def _mark() -> bytes:
 
 
 def jpeg_options(data: Metadata) -> dict[str, Any]:
-    """Arguments of Pillow's JPEG writer; blocks longer than a segment lose the maker's note, then go, but for the mark."""
+    """Arguments of Pillow's JPEG writer; too long an EXIF loses the maker's note, then all but the mark."""
     exif = data.exif
     if exif and len(exif) > LONGEST_SEGMENT:
         tags = Image.Exif()
@@ -176,7 +165,9 @@ def _read_exif(image: Image.Image) -> bytes | None:
                 del tags[tag]
         for tag in FOREIGN_TAGS & set(tags):
             del tags[tag]
-        return tags.tobytes() if len(tags) else None
+        exif = tags.tobytes() if len(tags) else None
+        updated(Metadata(exif), Size(1, 1), NAME)  # what can't be brought up to date would fail when it is written
+        return exif
     except BLOCK_ERRORS:  # a damaged block is no reason to refuse the picture
         return None
 
@@ -235,6 +226,6 @@ def _read_dpi(image: Image.Image) -> tuple[float, float] | None:
             unit = {2: 1.0, 3: 2.54}[tags.get(RESOLUTION_UNIT, 2)]
             given = (float(tags[X_RESOLUTION]) * unit, float(tags[Y_RESOLUTION]) * unit)
         horizontal, vertical = (float(value) for value in given)
-    except (*BLOCK_ERRORS, ZeroDivisionError):
+    except BLOCK_ERRORS:
         return None
     return (horizontal, vertical) if 1 < horizontal < 1e5 and 1 < vertical < 1e5 else None

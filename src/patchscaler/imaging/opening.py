@@ -14,7 +14,7 @@ from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from patchscaler.errors import ImageReadError
-from patchscaler.imaging.unreadable import RAW_SUFFIXES, what_it_is
+from patchscaler.imaging.unreadable import DECODE_ERRORS, RAW_SUFFIXES, what_it_is
 
 # What is decoded: pictures proper. Pillow opens others too, EPS by starting a PostScript interpreter.
 READ_FORMATS = (
@@ -83,7 +83,7 @@ def opened(file: PictureFile) -> Iterator[ImageFile]:
             raise ImageReadError(f"{name}: HEIC pictures need one more package; {cure}") from error
         known = what_it_is(file) or "not a picture or of an unknown format; save it as PNG or JPEG"
         raise ImageReadError(f"{name}: {known}") from error
-    except Exception as error:  # decoders raise whatever their code stumbles over: AssertionError, OverflowError, ...
+    except DECODE_ERRORS as error:
         reason = what_it_is(file) or _damage(error)
         raise ImageReadError(f"{name}: {reason}") from error
 

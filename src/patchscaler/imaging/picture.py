@@ -1,7 +1,5 @@
 """A picture in memory: from PIL images, numpy arrays and tensors, at its full depth, and back to rounded samples."""
 
-import struct
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,9 +15,6 @@ from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.icc import GREY, colour_space, convert_by_profile, is_usable, lab_profile, to_srgb
 from patchscaler.imaging.metadata import Metadata, read_metadata
 from patchscaler.imaging.sixteen_bit import BITS, PHOTOMETRIC
-
-# What Pillow and its plugins raise on a damaged file.
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, struct.error, zlib.error)
 
 
 @dataclass(frozen=True)

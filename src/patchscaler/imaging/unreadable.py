@@ -8,6 +8,8 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 if TYPE_CHECKING:
     from patchscaler.imaging.opening import PictureFile
 
+# On a damaged file Pillow and its plugins raise whatever their code stumbles over: AssertionError, OverflowError, ...
+DECODE_ERRORS = (Exception,)
 RAW_SUFFIXES = frozenset(
     {".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".sr2", ".orf", ".rw2", ".pef", ".srw", ".raf"}
 )
