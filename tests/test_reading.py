@@ -241,8 +241,6 @@ def test_whatever_a_decoder_raises_is_one_clear_error(tmp_path):
     """Pillow asserts that a picture of mode P has a palette."""
     header = (b"IHDR", struct.pack(">IIBBBBB", 8, 8, 2, 3, 0, 0, 0))
     (tmp_path / "in.png").write_bytes(png_of(header, (b"IDAT", zlib.compress(bytes(24))), (b"IEND", b"")))
-    with Image.open(tmp_path / "in.png") as image, pytest.raises(AssertionError):
-        image.convert("RGB")
     with pytest.raises(ImageReadError, match=r"in.png: damaged or unsupported \(AssertionError\); copy it again"):
         read_picture(tmp_path / "in.png")
 

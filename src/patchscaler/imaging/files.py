@@ -29,7 +29,17 @@ from patchscaler.imaging.metadata import (
     webp_options,
 )
 from patchscaler.imaging.opening import PictureFile, file_of, frames_of, open_picture, opened
-from patchscaler.imaging.picture import Picture, as_float, decode, from_array, from_tensor, quantise, to_pil
+from patchscaler.imaging.picture import (
+    Picture,
+    as_float,
+    decode,
+    from_array,
+    from_tensor,
+    is_colourless,
+    quantise,
+    to_pil,
+    without_colour,
+)
 from patchscaler.imaging.resize import resize_bicubic
 from patchscaler.imaging.searching import PICTURE_SUFFIXES, find_pictures
 from patchscaler.imaging.sixteen_bit import read_samples, write_png16, write_tiff
@@ -223,7 +233,10 @@ def _encode(
     if icc is not None and colour_space(icc) != (GREY if grey else RGB):
         icc = None  # the profile of another colour space than the file will have; sRGB needs none
     if icc is not None and not is_srgb(icc):
-        pixels = from_srgb(as_float(pixels), icc)
+        colourless = is_colourless(pixels := as_float(pixels))
+        pixels = from_srgb(pixels, icc)
+        if colourless and is_colourless(pixels):
+            pixels = without_colour(pixels)
         if like.beyond is not None:
             pixels = pixels + resize_bicubic(like.beyond, Size(*pixels.shape[-2:])).to(pixels.device)
     if like.bits == 16 and kind == "PNG":
