@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import tarfile
 from pathlib import Path
 
@@ -11,12 +12,14 @@ import pytest
 
 import patchscaler.cluster.places as places_module
 from batch_files import put, results
+from command_files import files_in, make_result
+from patchscaler.cluster.job import _units_table, found_table
 from patchscaler.cluster.manifest import Row
+from patchscaler.cluster.names import NOT_TEXT
 from patchscaler.cluster.places import Place, place_of
 from patchscaler.cluster.sinks import Sink, check_kind
 from patchscaler.cluster.sources import Found, find_units, read_units, stem_of
 from patchscaler.errors import ConfigError, ImageReadError, ImageWriteError
-from test_cli import files_in
 
 PICTURES = {"a.png": b"one", "day 2/b.jpg": b"two", "day 2/c.WEBP": b"three"}
 
@@ -211,3 +214,80 @@ def test_a_result_that_cannot_be_written_fails(tmp_path: Path) -> None:
     assert files_in(tmp_path) == ["day"]
     with pytest.raises(ConfigError, match="--to tape: choose folder, shards, parquet"):
         check_kind("tape")
+
+
+# What is no text, or nothing
+
+
+def lost(source: str) -> dict[str, str]:
+    return {each.key: each.reason or "" for each in read_units(find_units(source)) if each.data is None}
+
+
+def test_a_file_whose_name_is_no_text_is_one_that_fails(tmp_path: Path) -> None:
+    put(str(tmp_path), {"a.png": b"one", os.fsdecode(b"lat\xe9.png"): b"two"})
+    assert found(str(tmp_path)) == {"a.png": b"one", "lat\\udce9.png": None}
+    assert lost(str(tmp_path)) == {"lat\\udce9.png": f"lat\\udce9.png: {NOT_TEXT}"}
+    found_table(list(read_units(find_units(str(tmp_path)))))  # what goes through Ray
+    _units_table(find_units(str(tmp_path)))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_lists_with_any_mark_at_their_beginning(root: str, encoding: str) -> None:
+    put(root, PICTURES | {"list.txt": "a.png\r\nday 2/b.jpg\r\n".encode(encoding)})
+    assert found(f"{root}/list.txt") == {"a.png": b"one", "day 2/b.jpg": b"two"}
+
+
+def test_a_line_that_is_no_text_and_a_wrong_protocol_are_pictures_that_fail(root: str) -> None:
+    put(root, PICTURES | {"list.txt": b"a.png\ncaf\xe9.png\ngopher://x/y.png\n"})
+    assert found(f"{root}/list.txt") == {"a.png": b"one", "caf\\udce9.png": None, "gopher://x/y.png": None}
+    reasons = lost(f"{root}/list.txt")
+    assert "not UTF-8; rename it" in reasons["caf\\udce9.png"]
+    assert "gopher" in reasons["gopher://x/y.png"]
+
+
+def test_members_of_a_shard_whose_names_are_no_text(root: str) -> None:
+    put(root, {"s.tar": tar_of({"a.png": b"one", "caf\udce9.png": b"two", "b.png": b"three"})})
+    assert found(f"{root}/s.tar") == {"s/a.png": b"one", "s/caf\\udce9.png": None, "s/b.png": b"three"}
+    assert "not UTF-8" in lost(f"{root}/s.tar")["s/caf\\udce9.png"]
+
+
+def test_empty_cells_of_a_table_cost_their_row_alone(root: str) -> None:
+    paths = pa.array([b"a.png", None, b"caf\xe9.png", b"day 2/b.jpg"]).view(pa.string())
+    put(root, PICTURES | {"t.parquet": table(path=paths, seed=[1.0, None, None, 2.5])})
+    assert found(f"{root}/t.parquet") == {"a.png": b"one", "t#1": None, "caf\\udce9.png": None, "day 2/b.jpg": None}
+    reasons = lost(f"{root}/t.parquet")
+    assert reasons["t#1"] == "t#1: row 1 has no path; fill it or leave it out"
+    assert "2.5 is no seed; give a whole number" in reasons["day 2/b.jpg"]
+
+
+def test_odd_cells_of_a_table_of_bytes_cost_their_row_alone(root: str) -> None:
+    names = pa.array([b"a", None, b"caf\xe9", None, b"e"]).view(pa.string())
+    seeds = pa.array([1, -1, 3, None, float(2**63)], pa.float64())
+    put(root, {"t.parquet": table(bytes=[b"1", b"2", b"3", None, b"5"], name=names, seed=seeds)})
+    read = list(read_units(find_units(f"{root}/t.parquet")))
+    assert {each.key: each.data for each in read} == {
+        "t/a": b"1", "t/00000001": None, "t/caf\\udce9": None, "t/00000003": None, "t/e": None
+    }  # fmt: skip
+    found_table(read)
+
+
+# Whose a file is
+
+
+def test_results_in_a_folder_are_no_pictures_of_a_job(tmp_path: Path) -> None:
+    make_result(tmp_path / "a_x4.png")
+    with pytest.raises(ConfigError, match="holds only results of PatchScaler; name them in a list"):
+        find_units(str(tmp_path))
+    put(str(tmp_path), {"a.png": b"one", "list.txt": b"a_x4.png"})
+    assert list(found(str(tmp_path))) == ["a.png"]
+    assert list(found(str(tmp_path / "list.txt"))) == ["a_x4.png"]
+
+
+def test_a_sink_keeps_files_that_are_not_ours(root: str) -> None:
+    put(root, {"a_x4.png": b"somebody's", "part-00000.tar": b"theirs"})
+    mine, other = results("a", "b")
+    failed, done = Sink(place_of(root), "folder").write([mine, other])
+    assert (failed.status, done.status) == ("failed", "done")
+    assert "a_x4.png: exists and is no result of PatchScaler; move it away" in failed.reason
+    assert (place_of(root) / "a_x4.png").read() == b"somebody's"
+    assert Sink(place_of(root), "shards").tidy(set()) == []

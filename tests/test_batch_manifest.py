@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as parquet
 import pytest
 
-from batch_files import put, results
+from batch_files import marked, put, results
 from patchscaler.cluster.attempts import MOST, Attempts
 from patchscaler.cluster.job import commit
 from patchscaler.cluster.manifest import Ledger, Row, rows_of, table_of
@@ -74,7 +74,7 @@ def test_what_a_killed_job_leaves_is_removed(root: str, kind: str) -> None:
     sink, ledger = Sink(place_of(root), kind), Ledger(place_of(root))
     ledger.open({})
     commit(ledger, sink, sink.write(results("a", "b")))
-    sink.write(results("c"))  # and killed before the commit
+    sink.write(marked(results("c")))  # and killed before the commit
     put(root, {f".{'0' * 32}.part": b"half", "mine.tar": b"", "mine.parquet": b"", ".mine": b""})
     again = Ledger(place_of(root))
     again.open({})
@@ -83,7 +83,7 @@ def test_what_a_killed_job_leaves_is_removed(root: str, kind: str) -> None:
     assert again.keys == {"a", "b"}
     names = {place.name for place in sink.root.files()}
     assert {"mine.tar", "mine.parquet", "manifest.parquet"} <= names
-    commit(again, sink, sink.write(results("c")))
+    commit(again, sink, sink.write(marked(results("c"))))
     again.close()
     assert [row.key for row in rows_in(root, "manifest")] == ["a", "b", "c"]
     assert sink.tidy(again.shards) == []

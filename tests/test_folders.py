@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from command_files import files_in, make_picture, make_result
 from conftest import Call
 from patchscaler.cli.folders import (
     DEFAULT_NAME,
@@ -26,7 +27,6 @@ from patchscaler.cli.folders import (
     size_label,
 )
 from patchscaler.errors import ConfigError
-from test_cli import files_in, make_picture
 
 PLAIN = Naming(DEFAULT_NAME, "x4", "tiny", 0)
 
@@ -39,7 +39,7 @@ def animation(path: Path, frames: int = 3) -> Path:
 
 def plan(folder: Path, targets: Targets | None = None, naming: Naming = PLAIN) -> dict[str, str]:
     """{source: result}, below `folder`."""
-    sources, complaints = find_sources([folder], recursive=True, frames=Frames.refuse)
+    sources, complaints, *_ = find_sources([folder], recursive=True, frames=Frames.refuse)
     assert complaints == []
     jobs = plan_jobs(sources, targets or Targets(), naming)
     root = folder.parent
@@ -68,7 +68,7 @@ def test_without_recursive_subfolders_are_left_out(tmp_path: Path) -> None:
     for name in ("in/a.png", "in/deep.png"):
         make_picture(tmp_path / name)
     make_picture(tmp_path / "in" / "deep" / "b.png")
-    sources, _ = find_sources([tmp_path / "in"], recursive=False, frames=Frames.refuse)
+    sources, *_ = find_sources([tmp_path / "in"], recursive=False, frames=Frames.refuse)
     assert [source.path.name for source in sources] == ["a.png", "deep.png"]
 
 
@@ -126,15 +126,16 @@ def test_policies(tmp_path: Path, existing: Existing | None, named: bool) -> Non
     for name in ("in/p.png", "in/q.png"):
         make_picture(tmp_path / name)
     for name in ("p_x4.png", "p_x4_2.png"):
-        make_picture(tmp_path / "out" / name)
+        make_result(tmp_path / "out" / name)
     inputs = [tmp_path / "in" / "p.png", tmp_path / "in" / "q.png"] if named else [tmp_path / "in"]
-    sources, _ = find_sources(inputs, recursive=False, frames=Frames.refuse)
+    sources, *_ = find_sources(inputs, recursive=False, frames=Frames.refuse)
     jobs = plan_jobs(sources, Targets(Target(tmp_path / "out", is_folder=True)), PLAIN)
     if existing is Existing.refuse:
         with pytest.raises(ConfigError, match=r"p_x4.png: exists already; .*--existing"):
             settle(jobs, existing)
         return
-    todo, skipped = settle(jobs, existing)
+    todo, skipped, complaints = settle(jobs, existing)
+    assert complaints == []
     skips = existing is Existing.skip or (existing is None and not named)
     first = "p_x4_3.png" if existing is Existing.rename else "p_x4.png"
     assert [job.result.name for job in todo] == (["q_x4.png"] if skips else [first, "q_x4.png"])
@@ -181,7 +182,7 @@ def test_pages_of_a_tiff_without_its_reduced_copies(tmp_path: Path) -> None:
     for page, tags in zip(pages, infos, strict=True):
         page.encoderinfo = {"tiffinfo": tags}
     pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
-    sources, _ = find_sources([tmp_path / "a.tif"], recursive=False, frames=Frames.each)
+    sources, *_ = find_sources([tmp_path / "a.tif"], recursive=False, frames=Frames.each)
     assert [source.frame for source in sources] == [0, 2]
 
 

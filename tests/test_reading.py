@@ -232,6 +232,19 @@ def test_bad_files_are_one_clear_error(tmp_path, content, reason):
     assert ";" in str(caught.value)  # what to do
 
 
+def png_of(*chunks: tuple[bytes, bytes]) -> bytes:
+    packed = [struct.pack(">I", len(d)) + n + d + struct.pack(">I", zlib.crc32(n + d)) for n, d in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+def test_whatever_a_decoder_raises_is_one_clear_error(tmp_path):
+    """Pillow asserts that a picture of mode P has a palette."""
+    header = (b"IHDR", struct.pack(">IIBBBBB", 8, 8, 2, 3, 0, 0, 0))
+    (tmp_path / "in.png").write_bytes(png_of(header, (b"IDAT", zlib.compress(bytes(24))), (b"IEND", b"")))
+    with pytest.raises(ImageReadError, match=r"in.png: damaged or unsupported \(AssertionError\); copy it again"):
+        read_picture(tmp_path / "in.png")
+
+
 def test_truncated_sixteen_bit_files(tmp_path):
     picture = picture_of(samples_of(90, 90, 3, np.uint16))
     for name in ("in.png", "in.tif"):
@@ -248,7 +261,7 @@ def test_missing_files_folders_and_unsupported_modes(tmp_path):
     with pytest.raises(ImageReadError, match="folder"):
         read_picture(tmp_path)
     Image.new("F", (4, 4)).save(tmp_path / "float.tif")
-    with pytest.raises(ImageReadError, match="mode F is not supported"):
+    with pytest.raises(ImageReadError, match="floating-point numbers"):
         read_picture(tmp_path / "float.tif")
 
 
@@ -260,7 +273,7 @@ def test_raw_files_and_programs_in_picture_files_are_refused(tmp_path):
         with pytest.raises(ImageReadError, match="raw file; develop it first"):
             read_picture(tmp_path / name)
     Image.new("RGB", (8, 6)).save(tmp_path / "in.eps")  # PostScript: Pillow would start an interpreter
-    with pytest.raises(ImageReadError, match="unknown format"):
+    with pytest.raises(ImageReadError, match="a PostScript file; save"):
         read_picture(tmp_path / "in.eps")
 
 
@@ -283,5 +296,5 @@ def test_the_pixel_limit_is_the_callers_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert read_picture(tmp_path / "in.png", max_pixels=1200).size == (30, 40)
     assert Image.MAX_IMAGE_PIXELS == 100
-    with pytest.raises(ImageReadError, match="30x40 is more than the limit of 1199"):
+    with pytest.raises(ImageReadError, match="40x30 is more than the limit of 1199"):
         read_picture(tmp_path / "in.png", max_pixels=1199)

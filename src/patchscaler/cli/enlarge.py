@@ -116,7 +116,7 @@ def _write_qmap(path: Path, picture: "Picture", made: Pass) -> None:
 
     enlarged = resize_bicubic(picture.pixels, Size(*made.report.output_size), clamp=True)
     drawn = draw_qmap(enlarged, made.groups.flatten(), made.patch_boxes, list(made.report.patches))
-    write_picture(path, picture_from(drawn).pixels)
+    write_picture(path, picture_from(drawn).pixels, history=f"PatchScaler {__version__}: map of patches")
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -1,6 +1,7 @@
 """Which pictures a call means, what their results are called, and what is done where these exist already."""
 
 import itertools
+import json
 import os
 import string
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from patchscaler.errors import ConfigError, ImageReadError, ImageWriteError
 
 FORMAT_SUFFIXES = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tif": ".tif"}
 DEFAULT_NAME = "{stem}_{size}"
+MOST_KINDS = 6  # of files left out, that are named
 
 
 class Existing(str, Enum):
@@ -54,7 +56,7 @@ class Source(NamedTuple):
         return Path() if self.folder is None else self.path.relative_to(self.folder).parent
 
     def __str__(self) -> str:
-        return str(self.path) if self.frame is None else f"{self.path} (frame {self.frame})"
+        return str(self.path) if self.frame is None else f"{self.path} (frame {self.frame + 1})"  # as in results' names
 
 
 class Target(NamedTuple):
@@ -125,12 +127,13 @@ class Naming:
 
 @dataclass(frozen=True)
 class Job:
-    """One picture and the files to be made of it."""
+    """One picture and the files to be made of it; `named`: those whose names the user gave."""
 
     source: Source
     result: Path
     qmap: Path | None
     report: Path | None
+    named: frozenset[Path] = frozenset()
 
     @property
     def outputs(self) -> list[Path]:
@@ -170,17 +173,38 @@ def make_folders(job: Job, targets: Targets) -> None:
                 raise ImageWriteError(reason) from error
 
 
-def find_sources(inputs: Sequence[Path], recursive: bool, frames: Frames) -> tuple[list[Source], list[str]]:
-    """The pictures of all inputs, none twice, and a complaint for each input that has none or is missing."""
-    from patchscaler.imaging.files import find_pictures
+class Search(NamedTuple):
+    """What the inputs of a call hold.
+
+    sources     the pictures, none twice
+    complaints  one for each input that has none or is missing
+    others      files of folders that are no pictures by their names
+    results     pictures of folders that bear our mark, and so are no inputs
+    """
+
+    sources: list[Source]
+    complaints: list[str]
+    others: list[Path]
+    results: list[Path]
+
+
+def find_sources(inputs: Sequence[Path], recursive: bool, frames: Frames) -> Search:
+    """The pictures of all inputs; of folders, those that are not our own results."""
+    from patchscaler.imaging.searching import find_pictures, is_result, search
 
     found: dict[Path, Source] = {}
     complaints: list[str] = []
+    others: list[Path] = []
+    results: list[Path] = []
     for path in inputs:
         try:
-            folder = path if path.is_dir() else None
             for file in find_pictures([path], recursive):
-                found.setdefault(file, Source(file, folder))
+                if path.is_dir() and is_result(file):
+                    results.append(file)
+                else:
+                    found.setdefault(file, Source(file, path if path.is_dir() else None))
+            if path.is_dir():
+                others += search(path, recursive).others
         except ImageReadError as error:
             complaints.append(str(error))
         except OSError as error:  # a folder in its way may not be entered, a name is too long
@@ -188,7 +212,27 @@ def find_sources(inputs: Sequence[Path], recursive: bool, frames: Frames) -> tup
     sources = (
         found.values() if frames is Frames.refuse else (part for s in found.values() for part in _split(s, frames))
     )
-    return list(sources), complaints
+    return Search(list(sources), complaints, others, results)
+
+
+def left_out(search: Search, jobs: Sequence[Job], targets: Targets) -> str:
+    """Words on what folders hold beside the call's pictures and their results; empty where that is nothing."""
+    written = {os.path.realpath(path) for job in jobs for path in job.outputs}
+    places = [os.path.realpath(folder) for folder in targets.folders]
+
+    def strange(paths: Sequence[Path]) -> list[Path]:
+        real = ((path, os.path.realpath(path)) for path in paths)
+        return [p for p, r in real if r not in written and not any(Path(r).is_relative_to(place) for place in places)]
+
+    others, results = strange(search.others), strange(search.results)
+    words = []
+    if others:
+        kinds = sorted({path.suffix.lower() or path.name for path in others})
+        named = ", ".join(kinds[:MOST_KINDS]) + (", ..." if len(kinds) > MOST_KINDS else "")
+        words.append(f"{len(others)} other file{'s' * (len(others) > 1)} left out ({named})")
+    if results:
+        words.append(f"{len(results)} earlier result{'s' * (len(results) > 1)} left out; name one to enlarge it again")
+    return "; ".join(words)
 
 
 def _split(source: Source, frames: Frames) -> list[Source]:
@@ -242,6 +286,7 @@ def _plan(source: Source, targets: Targets, naming: Naming) -> Job:
         targets.result.file(source, name) if targets.result else source.path.with_name(name),
         targets.qmap and targets.qmap.file(source, f"{source.path.stem}{number}_qmap.png"),
         targets.report and targets.report.file(source, f"{source.path.stem}{number}_report.json"),
+        frozenset(wanted.path for wanted in targets if wanted is not None and not wanted.is_folder),
     )
 
 
@@ -256,25 +301,54 @@ def _lies_in(source: Source, folder: Path) -> bool:
     )
 
 
-def settle(jobs: Sequence[Job], existing: Existing | None) -> tuple[list[Job], list[Job]]:
-    """The jobs to do and those to skip, by what exists. None: skip where found in a folder, overwrite where named.
+class Settled(NamedTuple):
+    """Jobs to do, those to skip because their result exists, and a complaint for each whose file is somebody else's."""
 
+    todo: list[Job]
+    skipped: list[Job]
+    complaints: list[str]
+
+
+def settle(jobs: Sequence[Job], existing: Existing | None) -> Settled:
+    """What to do by what exists. None: skip where found in a folder, overwrite where named.
+
+    A file under a name that the user didn't give is a result only if it bears our mark: another one is neither
+    overwritten nor taken for done.
     Raises ConfigError with `refuse` if a result exists.
     """
-    todo: list[Job] = []
-    skipped: list[Job] = []
+    settled = Settled([], [], [])
     for job in jobs:
         policy = existing or (Existing.overwrite if job.source.folder is None else Existing.skip)
-        if not os.path.lexists(job.result) or policy is Existing.overwrite:
-            todo.append(job)
-        elif policy is Existing.refuse:
+        exists = os.path.lexists(job.result)
+        if exists and policy is Existing.refuse:
             raise ConfigError(
                 f"{job.result}: exists already; move it away or choose --existing skip, overwrite or rename"
             )
-        elif policy is Existing.skip:
-            skipped.append(job)
-        else:
+        if exists and policy is Existing.rename:
             taken = {path for planned in jobs for path in planned.outputs}
             names = (job.result.with_stem(f"{job.result.stem}_{number}") for number in itertools.count(2))
-            todo.append(replace(job, result=next(n for n in names if not os.path.lexists(n) and n not in taken)))
-    return todo, skipped
+            job = replace(job, result=next(n for n in names if not os.path.lexists(n) and n not in taken))
+        foreign = next((path for path in job.outputs if path not in job.named and not _is_ours(path)), None)
+        if foreign is not None:
+            cure = "move it away, or choose another -o or --name"
+            settled.complaints.append(f"{foreign}: exists and is no result of PatchScaler; {cure}")
+        elif exists and policy is Existing.skip:
+            settled.skipped.append(job)
+        else:
+            settled.todo.append(job)
+    return settled
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file may be replaced because it is free, or a result, map or report of an earlier call."""
+    from patchscaler.imaging.searching import is_result
+
+    if not os.path.lexists(path) or os.path.isdir(path):  # a folder in the way is said when the job's turn comes
+        return True
+    if path.suffix != ".json":
+        return is_result(path)
+    try:
+        report = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(report, dict) and {"input", "output", "model", "stages"} <= set(report)

@@ -1,6 +1,7 @@
 """The command line: `patchscaler COMMAND`."""
 
 import io
+import re
 import sys
 from typing import Annotated
 
@@ -20,6 +21,8 @@ from patchscaler.cli.serve import serve
 from patchscaler.cli.train import train
 from patchscaler.cli.upscale import upscale
 from patchscaler.errors import ConfigError, PatchScalerError
+
+PROMPT = "--prompt"  # the one option that may be empty
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 app.command()(upscale)
@@ -65,6 +68,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file name need not be text
     try:
+        _check_arguments(sys.argv[1:])
         app()
     except ConfigError as error:
         _fail(str(error), 2)
@@ -72,6 +76,14 @@ def main() -> None:
         _fail(str(error), 1)
     except MemoryError:
         _fail("not enough memory; close other programs or use a smaller picture or batch", 1)
+
+
+def _check_arguments(arguments: list[str]) -> None:
+    """Raises ConfigError for an empty name, which would mean the current folder. A prompt may be empty."""
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        empty = not argument and before != PROMPT
+        if empty or (re.fullmatch("-+[a-z-]+=", argument) and argument != f"{PROMPT}="):
+            raise ConfigError("an argument is empty; an unset variable in the command? Give a name or leave it out")
 
 
 def _fail(reason: str, code: int) -> None:

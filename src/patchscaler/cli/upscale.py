@@ -17,6 +17,7 @@ from patchscaler.cli.folders import (
     Naming,
     Targets,
     find_sources,
+    left_out,
     plan_jobs,
     settle,
     size_label,
@@ -126,17 +127,25 @@ def upscale(
     devices = choose_devices(device, workers)
 
     # 1. Everything that can be wrong with the call as a whole, before any work.
-    sources, complaints = find_sources(inputs, recursive, frames)
-    for complaint in complaints:
+    search = find_sources(inputs, recursive, frames)
+    for complaint in search.complaints:
         complain(complaint)
     several = len(inputs) > 1 or any(map(os.path.isdir, inputs)) or frames is Frames.each
     targets = Targets(
         target("-o", output, several), target("--qmap", qmap, several), target("--report", report, several)
     )
     naming = Naming(name, size_label(**wish), model, seed, file_format)
-    jobs, skipped = settle(plan_jobs(sources, targets, naming), existing)
+    planned = plan_jobs(search.sources, targets, naming)
+    jobs, skipped, foreign = settle(planned, existing)
+    for complaint in foreign:
+        complain(complaint)
+    complained = len(search.complaints) + len(foreign)
+    aside = left_out(search, planned, targets)
     if dry_run:
-        raise typer.Exit(min(1, len(complaints) + sum(not _foretell(job, wish) for job in jobs)))
+        failures = sum(not _foretell(job, wish) for job in jobs)
+        if aside:
+            typer.echo(aside)
+        raise typer.Exit(min(1, complained + failures))
 
     # 2. Each picture for itself.
     try:
@@ -148,10 +157,11 @@ def upscale(
     except KeyboardInterrupt as error:
         typer.echo("patchscaler: interrupted; finished pictures are kept", err=True)
         raise typer.Exit(130) from error
-    if len(jobs) + len(skipped) + len(complaints) > 1 or skipped:
-        counts = f"{len(jobs) - failures} enlarged, {len(skipped)} skipped, {failures + len(complaints)} failed"
-        typer.echo(f"{counts}{'; --existing overwrite does the skipped ones again' if skipped else ''}")
-    if failures or complaints:
+    if len(jobs) + len(skipped) + complained > 1 or skipped or aside:
+        words = [f"{len(jobs) - failures} enlarged, {len(skipped)} skipped, {failures + complained} failed"]
+        words += ["--existing overwrite does the skipped ones again"] * bool(skipped) + [aside] * bool(aside)
+        typer.echo("; ".join(words))
+    if failures or complained:
         raise typer.Exit(1)
 
 

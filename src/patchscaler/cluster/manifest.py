@@ -7,6 +7,7 @@ job that is killed leaves at most results that no part speaks of, which are made
 import hashlib
 import io
 import json
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -115,6 +116,11 @@ class Ledger:
 def part_name(keys: Sequence[str]) -> str:
     """Without ending; the same for the same pictures in the same order."""
     return f"part-{hashlib.sha256(json.dumps(list(keys)).encode()).hexdigest()[:16]}"
+
+
+def is_part_name(name: str, suffix: str) -> bool:
+    """Whether a file is one of ours by its name; other programs' parts have other ones, such as part-00000.parquet."""
+    return re.fullmatch(rf"part-[0-9a-f]{{16}}{re.escape(suffix)}", name) is not None
 
 
 def table_of(rows: Sequence[Row]) -> "pa.Table":

@@ -23,8 +23,11 @@ class Place(NamedTuple):
         return Place(self.fs, f"{self.path.rstrip('/')}/{name}")
 
     def __str__(self) -> str:
-        local = self.path.startswith("/") and "file" in _protocols(self.fs)
-        return self.path if local else str(self.fs.unstrip_protocol(self.path))
+        return self.path if self.is_local else str(self.fs.unstrip_protocol(self.path))
+
+    @property
+    def is_local(self) -> bool:
+        return self.path.startswith("/") and "file" in _protocols(self.fs)
 
     @property
     def name(self) -> str:

@@ -10,9 +10,9 @@ from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from patchscaler.cluster.manifest import FOLDER, Row, part_name
+from patchscaler.cluster.manifest import FOLDER, Row, is_part_name, part_name
 from patchscaler.cluster.places import Place, is_own_leftover
-from patchscaler.errors import ConfigError, ImageWriteError
+from patchscaler.errors import ConfigError, ImageReadError, ImageWriteError
 
 KINDS = ("folder", "shards", "parquet")
 SUFFIXES = {"shards": ".tar", "parquet": ".parquet"}
@@ -48,9 +48,15 @@ class Sink(NamedTuple):
     def _write_file(self, result: Result) -> Row:
         if result.data is None:
             return result.row
+        from patchscaler.imaging.searching import is_result
+
+        place = self.root / result.row.result
         try:
-            (self.root / result.row.result).write(result.data)
-        except ImageWriteError as error:
+            if place.exists() and not is_result(place.read()):
+                cure = "move it away, or choose another sink"
+                raise ImageWriteError(f"{place}: exists and is no result of PatchScaler; {cure}")
+            place.write(result.data)
+        except (ImageReadError, ImageWriteError) as error:
             return result.row._replace(status="failed", reason=str(error))
         return result.row
 
@@ -61,7 +67,7 @@ class Sink(NamedTuple):
         gone = []
         for path in self.root.fs.find(self.root.path):
             name, place = PurePosixPath(path).name, Place(self.root.fs, path)
-            orphan = self.kind != "folder" and name.startswith("part-") and name.endswith(SUFFIXES[self.kind])
+            orphan = self.kind != "folder" and is_part_name(name, SUFFIXES[self.kind])
             if is_own_leftover(name) or (orphan and f"/{FOLDER}/" not in path and name not in committed):
                 place.remove()
                 gone.append(name)

@@ -6,9 +6,10 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from patchscaler.cluster.names import NOT_TEXT, is_text, lines_of, seed_of, shown, texts_of
 from patchscaler.cluster.places import Place, place_of
 from patchscaler.errors import ConfigError, ImageReadError, PatchScalerError
 
@@ -28,6 +29,7 @@ class Unit(NamedTuple):
     group  of rows: number of the row group
     first  of rows: number of its first row in the file
     seed   of this picture's noise; None: the job's
+    reason why the picture can't even be looked for
     """
 
     kind: str
@@ -37,6 +39,7 @@ class Unit(NamedTuple):
     group: int = 0
     first: int = 0
     seed: int | None = None
+    reason: str | None = None
 
 
 class Found(NamedTuple):
@@ -52,7 +55,8 @@ class Found(NamedTuple):
 def find_units(source: str) -> list[Unit]:
     """The units of a folder, list (.txt), Parquet or tar file, glob pattern of such, or URL of one; sorted.
 
-    A folder is searched for pictures with all its subfolders; without any, for shards and then for Parquet files.
+    A folder is searched for pictures with all its subfolders; without any, for shards and then for Parquet files. In a
+    folder of this machine, our own results are left out.
     Raises ConfigError for a source without pictures, and where two pictures would have the same key.
     """
     from patchscaler.imaging.files import PICTURE_SUFFIXES
@@ -62,6 +66,12 @@ def find_units(source: str) -> list[Unit]:
     for place in places:
         by_suffix.setdefault(PurePosixPath(place.path).suffix.lower(), []).append(place)
     pictures = sorted(place for suffix in PICTURE_SUFFIXES for place in by_suffix.get(suffix, []))
+    if pictures and _is_local_folder(source):
+        from patchscaler.imaging.searching import is_result
+
+        pictures = [place for place in pictures if not is_result(Path(place.path))]
+        if not pictures:
+            raise ConfigError(f"{source}: holds only results of PatchScaler; name them in a list (.txt), if you will")
     if pictures:
         units = [_file(place, place.path[len(root) :].strip("/")) for place in pictures]
     elif ".tar" in by_suffix:
@@ -114,27 +124,47 @@ def _stem(place: Place) -> str:
     return PurePosixPath(place.path).stem
 
 
+def _is_local_folder(source: str) -> bool:
+    place = place_of(source)
+    return place.is_local and bool(place.fs.isdir(place.path))
+
+
 def _file(place: Place, name: str, key: str | None = None, seed: int | None = None) -> Unit:
-    return Unit("file", str(place), key or name, name, seed=seed)
+    unit = Unit("file", str(place), key or name, name, seed=seed)
+    return unit if is_text(unit.url + unit.key) else _lost(shown(unit.key), NOT_TEXT)
+
+
+def _lost(key: str, why: str) -> Unit:
+    """A picture that fails."""
+    return Unit("file", "", key, key, reason=f"{key}: {why}")
 
 
 def _units_of_list(place: Place) -> list[Unit]:
     """A path or URL a line, relative ones beside the list; empty lines and those that begin with # are left out."""
-    lines = [line.strip() for line in place.read().decode("utf-8").splitlines()]
-    paths = list(dict.fromkeys(line for line in lines if line and not line.startswith("#")))
+    paths = list(dict.fromkeys(line for line in lines_of(place.read()) if line and not line.startswith("#")))
     return _units_of_paths(place, paths, [None] * len(paths))
 
 
-def _units_of_paths(table: Place, paths: Sequence[str], seeds: Sequence[int | None]) -> list[Unit]:
-    """Pictures are called after what their paths don't have in common."""
+def _units_of_paths(table: Place, paths: Sequence[Any], seeds: Sequence[Any]) -> list[Unit]:
+    """Pictures are called after what their paths don't have in common; what is no path or seed is a picture lost."""
     folder = table.path.rpartition("/")[0]
-    places = [place_of(path) if _is_absolute(path) else Place(table.fs, f"{folder}/{path}") for path in paths]
-    plain = [place.path.split("?")[0] for place in places]
+    units: list[Unit] = []
+    good: list[tuple[Place, str, int | None]] = []
+    for number, (path, seed) in enumerate(zip(paths, seeds, strict=True)):
+        if not isinstance(path, str) or not path:
+            units.append(_lost(f"{_stem(table)}#{number}", f"row {number} has no path; fill it or leave it out"))
+            continue
+        try:
+            place = place_of(path) if _is_absolute(path) else Place(table.fs, f"{folder}/{path}")
+            good.append((place, path, seed_of(seed)))
+        except (ValueError, PatchScalerError) as error:
+            units.append(_lost(shown(path), str(error)))
+    plain = [place.path.split("?")[0] for place, _, _ in good]
     parents = [path.split("/")[:-1] for path in plain]
     shortest, longest = (min(parents, default=[]), max(parents, default=[]))
     common = next((i for i, (a, b) in enumerate(zip(shortest, longest, strict=False)) if a != b), len(shortest))
     names = ["/".join(path.split("/")[common:]) for path in plain]
-    return [_file(*each) for each in zip(places, names, paths, seeds, strict=True)]
+    return [*units, *(_file(place, name, key, seed) for (place, key, seed), name in zip(good, names, strict=True))]
 
 
 def _is_absolute(path: str) -> bool:
@@ -152,12 +182,12 @@ def _units_of_table(place: Place) -> list[Unit]:
             if (column := _first(PATH_COLUMNS, names)) and not _first(BYTES_COLUMNS, names):
                 content = table.read([column, *(["seed"] if "seed" in names else [])])
                 seeds = content["seed"].to_pylist() if "seed" in names else [None] * len(content)
-                return _units_of_paths(place, content[column].to_pylist(), seeds)
+                return _units_of_paths(place, texts_of(content[column]), seeds)
             if not _first(BYTES_COLUMNS, names):
                 known = ", ".join((*PATH_COLUMNS, *BYTES_COLUMNS))
                 raise ConfigError(f"{place}: has no column of paths or bytes; call one of them {known}")
             if name := _first(NAME_COLUMNS, names):
-                _check_names(place, table.read([name])[name].to_pylist())
+                _check_names(place, [each for each in texts_of(table.read([name])[name]) if each is not None])
             counts = [table.metadata.row_group(group).num_rows for group in range(table.metadata.num_row_groups)]
     except PatchScalerError:
         raise
@@ -185,6 +215,8 @@ def _first(wanted: Sequence[str], names: Sequence[str]) -> str | None:
 
 
 def _read_file(unit: Unit) -> Found:
+    if unit.reason is not None:
+        return Found(unit.key, unit.name, unit.seed, None, unit.reason)
     try:
         return Found(unit.key, unit.name, unit.seed, place_of(unit.url).read())
     except PatchScalerError as error:
@@ -224,14 +256,27 @@ def _read_rows(unit: Unit) -> Iterator[Found]:
         wanted = [column for column in (data, name, "seed" if "seed" in names else None) if column]
         number = unit.first
         for batch in table.iter_batches(2 * READERS, row_groups=[unit.group], columns=wanted):
-            for row in batch.to_pylist():
-                called = str(row[name]) if name else f"{number:08d}"
-                value: Any = row[data]
-                value = value.get("bytes") if isinstance(value, dict) else value  # datasets' pictures: {bytes, path}
-                reason = None if value else f"{unit.url}: row {number} has no bytes; fill it or leave it out"
-                key, seed = f"{unit.key}/{called}", row.get("seed")
-                yield Found(key, f"{unit.name}/{called}", seed, value or None, reason)
+            called = texts_of(batch[name]) if name else [None] * len(batch)
+            seeds = batch["seed"].to_pylist() if "seed" in names else [None] * len(batch)
+            for cell, value, seed in zip(called, batch[data].to_pylist(), seeds, strict=True):
+                yield _of_row(unit, number, cell, value, seed)
                 number += 1
+
+
+def _of_row(unit: Unit, number: int, cell: Any, value: Any, seed: Any) -> Found:
+    called = f"{number:08d}" if cell is None else str(cell)
+    value = value.get("bytes") if isinstance(value, dict) else value  # datasets' pictures: {bytes, path}
+    reason = None
+    if not value or not isinstance(value, bytes):
+        reason = f"row {number} has no bytes; fill it or leave it out"
+    elif not is_text(called):
+        reason = f"row {number}: {NOT_TEXT}"
+    try:
+        seed = seed_of(seed)
+    except ValueError as error:
+        seed, reason = None, f"row {number}: {error}"
+    names = (f"{prefix}/{shown(called)}" for prefix in (unit.key, unit.name))
+    return Found(*names, seed, None if reason else value, reason and f"{unit.url}: {reason}")
 
 
 def _read_tar(unit: Unit) -> Iterator[Found]:
@@ -248,4 +293,6 @@ def _read_tar(unit: Unit) -> Iterator[Found]:
             if len(data) != member.size:
                 raise ImageReadError("it ends too early")
             name = member.name.removeprefix("./").lstrip("/")
-            yield Found(f"{unit.key}/{name}", f"{unit.name}/{name}", None, data)
+            reason = None if is_text(name) else f"{unit.url}: {shown(name)}: {NOT_TEXT}"
+            name = shown(name)
+            yield Found(f"{unit.key}/{name}", f"{unit.name}/{name}", None, None if reason else data, reason)

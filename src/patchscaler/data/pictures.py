@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from patchscaler.errors import ConfigError, DataError
-from patchscaler.imaging.picture import DECODE_ERRORS
+from patchscaler.imaging.unreadable import DECODE_ERRORS
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from patchscaler.data.pictures import SUFFIXES
 from patchscaler.errors import DataError
-from patchscaler.imaging.picture import DECODE_ERRORS
+from patchscaler.imaging.unreadable import DECODE_ERRORS
 
 MANIFEST = "SHA256SUMS"
 HR_FOLDERS = ("test_HR", "gt", "GT", "HR", "hr", "HR/val")

@@ -8,7 +8,7 @@ from PIL import Image
 from patchscaler.errors import DataError
 from patchscaler.imaging.files import find_pictures, read_picture
 from patchscaler.imaging.geometry import Size
-from patchscaler.imaging.picture import DECODE_ERRORS
+from patchscaler.imaging.unreadable import DECODE_ERRORS
 
 _TRANSPOSED = (5, 6, 7, 8)  # EXIF orientations that swap the sides
 _SEPARATORS = "_-."

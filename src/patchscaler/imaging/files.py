@@ -4,7 +4,7 @@ import errno
 import os
 import struct
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -20,6 +20,7 @@ from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.icc import GREY, RGB, colour_space, from_srgb, is_srgb
 from patchscaler.imaging.metadata import (
     Metadata,
+    bare,
     jpeg_options,
     png_info,
     read_orientation,
@@ -27,13 +28,25 @@ from patchscaler.imaging.metadata import (
     updated,
     webp_options,
 )
-from patchscaler.imaging.opening import frames_of, open_picture, opened
-from patchscaler.imaging.picture import Picture, as_float, decode, from_array, from_tensor, quantise, to_pil
+from patchscaler.imaging.opening import PictureFile, file_of, frames_of, open_picture, opened
+from patchscaler.imaging.picture import (
+    Picture,
+    as_float,
+    decode,
+    from_array,
+    from_tensor,
+    is_colourless,
+    quantise,
+    to_pil,
+    without_colour,
+)
 from patchscaler.imaging.resize import resize_bicubic
+from patchscaler.imaging.searching import PICTURE_SUFFIXES, find_pictures
 from patchscaler.imaging.sixteen_bit import read_samples, write_png16, write_tiff
 
 __all__ = [
     "MAX_PIXELS",
+    "PICTURE_SUFFIXES",
     "Picture",
     "check_format",
     "find_frames",
@@ -47,96 +60,70 @@ __all__ = [
 ]
 
 MAX_PIXELS = 100_000_000
-PICTURE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".heic", ".heif", ".avif"}
-)
+Source = str | Path | bytes | BinaryIO | PictureFile
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 PNG_LEVEL = 4  # of zlib: a third of the time of its default, 6, for files 6 % larger
 KEPT_TEXTS = {"JPEG": {"Comment"}, "WEBP": set[str](), "TIFF": set[str]()}  # of a picture's remarks
 LONGEST_SIDES = {"JPEG": 65_500, "WEBP": 16_383}  # px: libjpeg's and the format's limits
 
 
-def find_pictures(paths: Iterable[str | Path], recursive: bool = False) -> list[Path]:
-    """The files among `paths` as given, each directory replaced by its picture files, sorted; no file twice.
-
-    Raises ImageReadError for a path that does not exist and for a directory without pictures.
-    """
-    found: list[Path] = []
-    for path in map(Path, paths):
-        if not path.is_dir():
-            if not path.exists():
-                raise ImageReadError(f"{path}: no such file or directory; check the path")
-            found.append(path)
-            continue
-        try:
-            files = path.rglob("*") if recursive else path.iterdir()
-            pictures = (f for f in files if f.suffix.lower() in PICTURE_SUFFIXES and f.name[0] != ".")
-            inside = sorted(f for f in pictures if f.is_file())
-        except OSError as error:
-            raise ImageReadError(f"{path}: may not be searched ({error.strerror}); change its permissions") from error
-        if not inside:
-            cure = "name another one" if recursive else "name another one (its subfolders are not searched)"
-            raise ImageReadError(f"{path}: no pictures in this folder; {cure}")
-        found += inside
-    return list(dict.fromkeys(found))
-
-
-def read_picture(path: str | Path, *, frame: int | None = None, max_pixels: int = MAX_PIXELS) -> Picture:
+def read_picture(source: Source, *, frame: int | None = None, max_pixels: int = MAX_PIXELS) -> Picture:
     """Read the picture of a file, upright, as sRGB, at its full depth.
 
-    frame  which of several, one of `find_frames`; None: the only one
+    source  a path, the bytes of a file, or a file object opened in binary mode, which is read to its end
+    frame   which of several, one of `find_frames`; None: the only one
 
     Palettes, CMYK and the like become RGB. HEIC needs the extra `heic`.
     Raises ImageReadError, one line with the file and the cure: missing, empty, truncated, no picture, of an unsupported
     mode, an animation or several pages where no frame is given, or of more than `max_pixels` pixels (by its header,
     before anything is decoded).
     """
-    path = Path(path)
-    with _at_frame(path, frame, max_pixels) as (image, number):
-        return decode(image, read_samples(image, lambda: open_picture(path, number)))
+    file = file_of(source)
+    with _at_frame(file, frame, max_pixels) as (image, number):
+        return decode(image, read_samples(image, lambda: open_picture(file, number)))
 
 
-def read_size(path: str | Path, *, frame: int | None = None, max_pixels: int = MAX_PIXELS) -> Size:
+def read_size(source: Source, *, frame: int | None = None, max_pixels: int = MAX_PIXELS) -> Size:
     """The size that `read_picture` would return, from the file's header; raises as it does, but for damaged pixels."""
-    with _at_frame(Path(path), frame, max_pixels) as (image, _):
+    with _at_frame(file_of(source), frame, max_pixels) as (image, _):
         size = Size(image.height, image.width)
         return Size(size.width, size.height) if read_orientation(image) > 4 else size
 
 
 @contextmanager
-def _at_frame(path: Path, frame: int | None, max_pixels: int) -> Iterator[tuple[ImageFile, int]]:
+def _at_frame(file: PictureFile, frame: int | None, max_pixels: int) -> Iterator[tuple[ImageFile, int]]:
     """The file opened at a frame, and the frame's number."""
-    with opened(path) as image:
-        _check_size(path, image, max_pixels)
+    with opened(file) as image:
+        _check_size(file.name, image, max_pixels)
         frames = frames_of(image)
         if frame is None and len(frames) > 1:
             kind = "pages" if image.format == "TIFF" else "frames"
-            raise ImageReadError(f"{path}: has {len(frames)} {kind}; take the first or each of them (--frames)")
+            raise ImageReadError(f"{file.name}: has {len(frames)} {kind}; take the first or each of them (--frames)")
         if not frames or (frame is not None and frame not in frames):
-            raise ImageReadError(f"{path}: has no frame {frame}; choose from {frames}")
+            raise ImageReadError(f"{file.name}: has no frame {frame}; choose from {frames}")
         chosen = frames[0] if frame is None else frame
         if chosen:
             image.seek(chosen)
-        _check_size(path, image, max_pixels)  # a TIFF's pages may differ
+        _check_size(file.name, image, max_pixels)  # a TIFF's pages may differ
         yield image, chosen
 
 
-def find_frames(path: str | Path) -> list[int]:
+def find_frames(source: Source) -> list[int]:
     """Numbers of a file's frames or pages (a TIFF's reduced copies left out) for `read_picture`.
 
     Raises ImageReadError as `read_picture` does.
     """
-    with opened(Path(path)) as image:
+    with opened(file_of(source)) as image:
         return frames_of(image)
 
 
-def _check_size(path: Path, image: ImageFile, max_pixels: int) -> None:
+def _check_size(name: str, image: ImageFile, max_pixels: int) -> None:
+    sides = f"{image.width}x{image.height}"
     if min(image.size) < 1:
-        raise ImageReadError(f"{path}: has no pixels ({image.height}x{image.width}); use another picture")
+        raise ImageReadError(f"{name}: has no pixels ({sides}); use another picture")
     if image.width * image.height > max_pixels:
         raise ImageReadError(
-            f"{path}: {image.height}x{image.width} is more than the limit of {max_pixels} pixels; "
-            "use a smaller picture or raise the limit"
+            f"{name}: {sides} is more than the limit of {max_pixels} pixels; use a smaller picture or raise the limit"
         )
 
 
@@ -182,8 +169,8 @@ def write_picture(
     alpha     (1,1,H,W); by default that of `like`, resized to `pixels`; a JPEG is composited on white instead
     quality   1 to 100 for JPEG and WebP
     lossless  of WebP
-    metadata  False: none but profile and DPI
-    history   a line on what was done, for EXIF
+    metadata  False: none but profile and DPI, and the mark
+    history   a line on what was done, for EXIF, which marks the file as a result of ours (`is_result`)
 
     Raises ImageWriteError, one line with the file and the cure: unknown suffix, a side too long for the format,
     unwritable place, full disk.
@@ -194,9 +181,7 @@ def write_picture(
     like = like or Picture(pixels)
     if alpha is None and like.alpha is not None:
         alpha = resize_bicubic(like.alpha, size, clamp=True)
-    data = Metadata(dpi=like.dpi)
-    if metadata:
-        data = updated(like.metadata, size, history)
+    data = updated(like.metadata, size, history) if metadata else bare(like.metadata, history)
     partial = path.with_name(f".{uuid.uuid4().hex}.part")  # beside the result, so that replacing it is atomic
     try:
         with partial.open("xb") as file:
@@ -248,7 +233,10 @@ def _encode(
     if icc is not None and colour_space(icc) != (GREY if grey else RGB):
         icc = None  # the profile of another colour space than the file will have; sRGB needs none
     if icc is not None and not is_srgb(icc):
-        pixels = from_srgb(as_float(pixels), icc)
+        colourless = is_colourless(pixels := as_float(pixels))
+        pixels = from_srgb(pixels, icc)
+        if colourless and is_colourless(pixels):
+            pixels = without_colour(pixels)
         if like.beyond is not None:
             pixels = pixels + resize_bicubic(like.beyond, Size(*pixels.shape[-2:])).to(pixels.device)
     if like.bits == 16 and kind == "PNG":

@@ -28,18 +28,7 @@ PNG_XMP, PNG_IPTC = "XML:com.adobe.xmp", "Raw profile type iptc"
 
 NAME = "PatchScaler"
 
-# What Pillow raises on a damaged block.
-BLOCK_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    KeyError,
-    IndexError,
-    TypeError,
-    struct.error,
-    OverflowError,
-)
+BLOCK_ERRORS = (Exception,)  # on a damaged block Pillow raises whatever its code stumbles over
 
 
 @dataclass(frozen=True)
@@ -93,14 +82,27 @@ def updated(data: Metadata, size: Size, history: str | None) -> Metadata:
     return replace(data, exif=exif, xmp=xmp)
 
 
+def bare(data: Metadata, history: str | None) -> Metadata:
+    """The resolution alone and, of a result, its mark, which says nothing of its source."""
+    return Metadata(exif=None if history is None else _mark(), dpi=data.dpi)
+
+
+def _mark() -> bytes:
+    tags = Image.Exif()
+    tags[PROCESSING_SOFTWARE] = NAME
+    return tags.tobytes()
+
+
 def jpeg_options(data: Metadata) -> dict[str, Any]:
-    """Arguments of Pillow's JPEG writer; blocks longer than a segment lose the maker's note, then go."""
+    """Arguments of Pillow's JPEG writer; too long an EXIF loses the maker's note, then all but the mark."""
     exif = data.exif
     if exif and len(exif) > LONGEST_SEGMENT:
         tags = Image.Exif()
         tags.load(exif)
         tags.get_ifd(EXIF_IFD).pop(MAKER_NOTE, None)
         exif = tags.tobytes()
+        if len(exif) > LONGEST_SEGMENT and tags.get(PROCESSING_SOFTWARE) == NAME:
+            exif = _mark()
     options: dict[str, Any] = {}
     if exif and len(exif) <= LONGEST_SEGMENT:
         options["exif"] = exif
@@ -163,7 +165,9 @@ def _read_exif(image: Image.Image) -> bytes | None:
                 del tags[tag]
         for tag in FOREIGN_TAGS & set(tags):
             del tags[tag]
-        return tags.tobytes() if len(tags) else None
+        exif = tags.tobytes() if len(tags) else None
+        updated(Metadata(exif), Size(1, 1), NAME)  # what can't be brought up to date would fail when it is written
+        return exif
     except BLOCK_ERRORS:  # a damaged block is no reason to refuse the picture
         return None
 
@@ -222,6 +226,6 @@ def _read_dpi(image: Image.Image) -> tuple[float, float] | None:
             unit = {2: 1.0, 3: 2.54}[tags.get(RESOLUTION_UNIT, 2)]
             given = (float(tags[X_RESOLUTION]) * unit, float(tags[Y_RESOLUTION]) * unit)
         horizontal, vertical = (float(value) for value in given)
-    except (*BLOCK_ERRORS, ZeroDivisionError):
+    except BLOCK_ERRORS:
         return None
     return (horizontal, vertical) if 1 < horizontal < 1e5 and 1 < vertical < 1e5 else None

@@ -1,19 +1,20 @@
 """Files opened by Pillow: which formats and frames, how much, and one clear error for whatever is wrong with a file."""
 
 import functools
+import io
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NoReturn, cast
+from typing import BinaryIO, NamedTuple, NoReturn, cast
 
 from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from patchscaler.errors import ImageReadError
-from patchscaler.imaging.picture import DECODE_ERRORS
+from patchscaler.imaging.unreadable import DECODE_ERRORS, RAW_SUFFIXES, what_it_is
 
 # What is decoded: pictures proper. Pillow opens others too, EPS by starting a PostScript interpreter.
 READ_FORMATS = (
@@ -22,48 +23,96 @@ READ_FORMATS = (
 )
 FRAMED_FORMATS = frozenset({"PNG", "WEBP", "TIFF", "GIF", "AVIF", "HEIF"})  # a phone's MPO has previews at its end
 SUBFILE_TYPE, DNG_VERSION = 254, 50706  # TIFF tags
-RAW_SUFFIXES = frozenset(
-    {".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".sr2", ".orf", ".rw2", ".pef", ".srw", ".raf"}
-)
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+HEAD_BYTES = 4096
 
 _pillow_limit = threading.Lock()
 
 
-@contextmanager
-def opened(path: Path) -> Iterator[ImageFile]:
-    """The file opened by Pillow; whatever goes wrong in the block becomes an ImageReadError."""
+class PictureFile(NamedTuple):
+    """A picture's file, on a disk or in memory, and what messages call it."""
+
+    name: str
+    content: Path | bytes
+
+    def open(self) -> BinaryIO:
+        return self.content.open("rb") if isinstance(self.content, Path) else io.BytesIO(self.content)
+
+    def head(self) -> bytes:
+        with self.open() as file:
+            return file.read(HEAD_BYTES)
+
+
+def file_of(source: "str | Path | bytes | BinaryIO | PictureFile") -> PictureFile:
+    """From a path, bytes, or a file object, which is read to its end; ImageReadError where that fails."""
+    if isinstance(source, PictureFile):
+        return source
+    if isinstance(source, str | Path):
+        return PictureFile(str(source), Path(source))
+    name = getattr(source, "name", None)
+    shown = name if isinstance(name, str) else "the picture"
     try:
-        if not path.exists():
-            raise ImageReadError(f"{path}: no such file; check the path")
-        if not path.is_file():
-            raise ImageReadError(f"{path}: is a folder or device, not a file; name a picture in it")
-        if path.stat().st_size == 0:
-            raise ImageReadError(f"{path}: the file is empty; copy or download it again")
-        if path.suffix.lower() in RAW_SUFFIXES:
-            _refuse_raw(path)
+        return PictureFile(
+            shown, bytes(source if isinstance(source, bytes | bytearray | memoryview) else source.read())
+        )
+    except (OSError, ValueError, TypeError) as error:
+        raise ImageReadError(f"{shown}: cannot be read ({error}); give a file opened in binary mode") from error
+
+
+@contextmanager
+def opened(file: PictureFile) -> Iterator[ImageFile]:
+    """The file opened by Pillow; whatever goes wrong in the block becomes an ImageReadError."""
+    name = file.name
+    try:
+        _check_place(file)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
-            with open_picture(path) as image:
+            with open_picture(file) as image:
                 if isinstance(image, TiffImageFile) and (DNG_VERSION in image.tag_v2 or not frames_of(image)):
-                    _refuse_raw(path)
+                    _refuse_raw(name)
                 yield image
-    except UnidentifiedImageError as error:
-        if _is_heic(path) and not _register_heif():
-            cure = "install the reader (pip install 'patchscaler[heic]') or save it as JPEG"
-            raise ImageReadError(f"{path}: HEIC pictures need one more package; {cure}") from error
-        raise ImageReadError(f"{path}: not a picture or of an unknown format; save it as PNG or JPEG") from error
+    except ImageReadError:
+        raise
     except MemoryError as error:
-        raise ImageReadError(f"{path}: not enough memory to decode it; use a smaller picture") from error
+        raise ImageReadError(f"{name}: not enough memory to decode it; use a smaller picture") from error
     except PermissionError as error:
-        raise ImageReadError(f"{path}: may not be read; change its permissions") from error
+        raise ImageReadError(f"{name}: may not be read; change its permissions") from error
+    except UnidentifiedImageError as error:
+        if is_heic(file.head()) and not register_heif():
+            cure = "install the reader (pip install 'patchscaler[heic]') or save it as JPEG"
+            raise ImageReadError(f"{name}: HEIC pictures need one more package; {cure}") from error
+        known = what_it_is(file) or "not a picture or of an unknown format; save it as PNG or JPEG"
+        raise ImageReadError(f"{name}: {known}") from error
     except DECODE_ERRORS as error:
-        reason = " ".join(str(error).split())
-        raise ImageReadError(f"{path}: damaged or unsupported ({reason}); copy it again or save it as PNG") from error
+        reason = what_it_is(file) or _damage(error)
+        raise ImageReadError(f"{name}: {reason}") from error
 
 
-def _refuse_raw(path: Path) -> NoReturn:
-    raise ImageReadError(f"{path}: a camera's raw file; develop it first, and give the TIFF, PNG or JPEG")
+def _check_place(file: PictureFile) -> None:
+    path, name = file.content, file.name
+    if isinstance(path, bytes):
+        size = len(path)
+    elif not path.exists():
+        raise ImageReadError(f"{name}: no such file; check the path")
+    elif not path.is_file():
+        raise ImageReadError(f"{name}: is a folder or device, not a file; name a picture in it")
+    else:
+        size = path.stat().st_size
+        if path.suffix.lower() in RAW_SUFFIXES:
+            _refuse_raw(name)
+    if size == 0:
+        raise ImageReadError(f"{name}: the file is empty; copy or download it again")
+
+
+def _damage(error: Exception) -> str:
+    if "allocate memory" in str(error):  # torch's, as a plain RuntimeError
+        return "not enough memory to decode it; use a smaller picture"
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return f"damaged or unsupported ({reason}); copy it again or save it as PNG"
+
+
+def _refuse_raw(name: str) -> NoReturn:
+    raise ImageReadError(f"{name}: a camera's raw file; develop it first, and give the TIFF, PNG or JPEG")
 
 
 def frames_of(image: ImageFile) -> list[int]:
@@ -91,31 +140,31 @@ def _no_pillow_limit() -> Iterator[None]:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def open_picture(path: Path, frame: int = 0) -> ImageFile:
+def open_picture(file: PictureFile, frame: int = 0, formats: Collection[str] = READ_FORMATS) -> ImageFile:
     """Pillow's image of a frame, not yet decoded; raises what Pillow raises."""
-    if _is_heic(path):
-        _register_heif()
+    if "HEIF" in formats and is_heic(file.head()):
+        register_heif()
+    content = io.BytesIO(file.content) if isinstance(file.content, bytes) else file.content
     with _no_pillow_limit():
-        image = cast(ImageFile, Image.open(path, formats=[name for name in READ_FORMATS if _can_read(name)]))
+        image = cast(ImageFile, Image.open(content, formats=readable(formats)))
     if frame:
         image.seek(frame)
     return image
 
 
-def _can_read(name: str) -> bool:
-    Image.init()  # Pillow refuses names it doesn't know
-    return name in Image.OPEN
+def readable(formats: Collection[str] = READ_FORMATS) -> list[str]:
+    """Those of the formats that this Pillow and its plugins can open; it refuses names that it doesn't know."""
+    Image.init()
+    return [name for name in formats if name in Image.OPEN]
 
 
-def _is_heic(path: Path) -> bool:
+def is_heic(head: bytes) -> bool:
     """By the brand in the file's head (ISO/IEC 23008-12): HEVC pictures and sequences, or unspecific."""
-    with path.open("rb") as file:
-        head = file.read(12)
     return head[4:8] == b"ftyp" and head[8:12] in HEIC_BRANDS
 
 
 @functools.cache
-def _register_heif() -> bool:
+def register_heif() -> bool:
     """Teach Pillow HEIC; False where the package is not installed."""
     try:
         from pillow_heif import register_heif_opener

@@ -1,7 +1,5 @@
 """A picture in memory: from PIL images, numpy arrays and tensors, at its full depth, and back to rounded samples."""
 
-import struct
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,8 +16,8 @@ from patchscaler.imaging.icc import GREY, colour_space, convert_by_profile, is_u
 from patchscaler.imaging.metadata import Metadata, read_metadata
 from patchscaler.imaging.sixteen_bit import BITS, PHOTOMETRIC
 
-# What Pillow and its plugins raise on a damaged file.
-DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, struct.error, zlib.error)
+
+ROUNDING = 1e-3  # a quarter of an 8-bit step
 
 
 @dataclass(frozen=True)
@@ -102,6 +100,17 @@ def as_float(plane: Tensor) -> Tensor:
 def _luma(red: Tensor, green: Tensor, blue: Tensor) -> Tensor:
     """Full-range luma of BT.601, float."""
     return 0.299 * red.float() + 0.587 * green.float() + 0.114 * blue.float()
+
+
+def is_colourless(pixels: Float[Tensor, "1 3 h w"]) -> bool:
+    """Whether every pixel is grey, but for the rounding of a conversion."""
+    # Some rows at a time: the first with a colour settles it, and no second picture lies in memory.
+    return all(bool((rows[1:] - rows[:1]).abs().max() < ROUNDING) for rows in pixels[0].split(256, dim=1))
+
+
+def without_colour(pixels: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 3 h w"]:
+    """Three equal channels of the same luma."""
+    return _luma(*pixels[0]).expand(1, 3, -1, -1)
 
 
 def decode(image: Image.Image, deep: NDArray[np.uint16] | None) -> Picture:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from patchscaler.imaging.colour import COLOUR_LEVELS, WAVELET_REACH, wavelet_colour_fix
 from patchscaler.imaging.geometry import Size
-from patchscaler.imaging.picture import Picture
+from patchscaler.imaging.picture import Picture, is_colourless, without_colour
 from patchscaler.imaging.resize import enlarge_rows, resize_bicubic
 from patchscaler.imaging.tiles import PatchGrid, blend, raised_cosine_window, spans
 from patchscaler.inference.canvas import Canvas, FloatCanvas, LatentCanvas, SampleCanvas
@@ -52,6 +52,7 @@ class Finisher:
         self.parts, self.picture, self.pixels, self.grid, self.size = parts, picture, pixels, grid, size
         self.coarse, self.refined = coarse, refined
         self.window = raised_cosine_window(grid.patch, parts.overlap)
+        self.colourless = is_colourless(picture.pixels)
         self.bands = spans(size.height, math.ceil(size.height * size.width / BAND_AREA))
 
     @torch.inference_mode()
@@ -120,6 +121,8 @@ class Finisher:
         decoded = decoded[..., : height - start, :width]
         reference = enlarge_rows(self.pixels, SCALE, start, start + decoded.shape[-2])
         fixed = wavelet_colour_fix(decoded, reference).clamp_(0, 1)
+        if self.colourless:  # by content, whatever its channels: a black-and-white picture gets no colours
+            fixed = without_colour(fixed)
         bottom = min(rows.bottom, height)
         alpha = self.picture.alpha
         canvas.write(

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from patchscaler.errors import ImageReadError
 from patchscaler.imaging.files import read_picture
 from patchscaler.imaging.geometry import Size
-from patchscaler.imaging.picture import DECODE_ERRORS
+from patchscaler.imaging.unreadable import DECODE_ERRORS
 from patchscaler.sizes import target_size
 from patchscaler.web.jobs import Job
 from patchscaler.web.settings import LONGEST_SIDES, MIB, Limits
