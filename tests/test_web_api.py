@@ -14,15 +14,12 @@ import pytest
 from PIL import Image
 
 from patchscaler.cli.main import main
-from patchscaler.web.settings import STEPS, Quality
 
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
 from malformed_uploads import malformed, picture  # noqa: E402
 from serving import Server, serving  # noqa: E402
-
-FAST = ",".join(map(str, STEPS[Quality.fast]))
 
 
 def by_command_line(
@@ -68,7 +65,9 @@ def test_a_job_from_post_to_result(server: Server, tiny_model: Path, tmp_path: P
 
     result = server.client.get(f"/api/jobs/{job}/result")
     assert result.headers["content-type"] == "image/png"
-    assert result.content == by_command_line(monkeypatch, tmp_path, tiny_model, content, "--steps", FAST, "--seed", 7)
+    assert result.content == by_command_line(
+        monkeypatch, tmp_path, tiny_model, content, "--quality", "fast", "--seed", 7
+    )
     # The name that a browser saves it under can't be a path, nor end the header.
     for asked, name in ((None, "picture_x4.png"), ("My cat", "My%20cat_x4.png"), ("../a\r\nb/ü", "ab%C3%BC_x4.png")):
         answer = server.client.get(f"/api/jobs/{job}/result", params=asked and {"save_as": asked})
@@ -104,7 +103,7 @@ def test_any_size_up_to_four_times(
     server.wait(job["id"])
     answer = server.client.get(f"/api/jobs/{job['id']}/result", params={"save_as": "a"})
     assert f'filename="a_x{scale:g}.png"' in answer.headers["content-disposition"]
-    own = ("--steps", FAST, "--scale", scale)
+    own = ("--quality", "fast", "--scale", scale)
     assert answer.content == by_command_line(monkeypatch, tmp_path, tiny_model, content, *own)
     boxes = server.client.get(f"/api/jobs/{job['id']}/map").json()["boxes"]
     assert max(top + height for top, _, height, _ in boxes) == size[1]
@@ -187,7 +186,7 @@ def test_fifty_at_once_and_two_hundred_malformed(server: Server, tiny_model: Pat
     assert sorted(results) == list(range(50))
     assert len(set(results.values())) == 50
     for number in (0, 31):
-        options = ("--steps", FAST, "--seed", number)
+        options = ("--quality", "fast", "--seed", number)
         assert results[number] == by_command_line(monkeypatch, tmp_path, tiny_model, picture(number), *options)
     assert server.client.get("/api/about").json()["unfinished"] == 0
     assert sorted(server.kept()) == sorted(kept)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from patchscaler.cli.main import main
-from patchscaler.web.settings import STEPS, Quality
+from patchscaler.web.settings import Quality
 
 for needed in ("fastapi", "uvicorn", "httpx", "jinja2"):
     pytest.importorskip(needed)
@@ -94,8 +94,7 @@ def test_upload_progress_slider_map_and_download(
     saved = tmp_path / "downloads" / "my photo_x4.png"
     page.until(saved.exists)
     expected = tmp_path / "by the command line.png"
-    steps = ",".join(map(str, STEPS[Quality.fast]))
-    options = ["--steps", steps, "--seed", 11, "--model", tiny_model, "--device", "cpu"]
+    options = ["--quality", "fast", "--seed", 11, "--model", tiny_model, "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", ["patchscaler", "upscale", *map(str, [source, "-o", expected, *options])])
     with pytest.raises(SystemExit) as leaving:
         main()
@@ -277,6 +276,7 @@ def test_it_works_by_keyboard_alone(open_page: OpenPage, source: Path, tmp_path:
         "quality",
         "scale",
         "format",
+        "denoise",
         "seed",
         "again",
     ]

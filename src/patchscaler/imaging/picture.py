@@ -16,7 +16,6 @@ from patchscaler.imaging.icc import GREY, colour_space, convert_by_profile, is_u
 from patchscaler.imaging.metadata import Metadata, read_metadata
 from patchscaler.imaging.sixteen_bit import BITS, PHOTOMETRIC
 
-
 ROUNDING = 1e-3  # a quarter of an 8-bit step
 
 

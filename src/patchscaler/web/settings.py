@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from patchscaler.errors import ConfigError
-from patchscaler.inference.settings import QUALITIES
+from patchscaler.inference.settings import DENOISE, QUALITIES, choose_denoise
 
 MIB = 2**20
 LARGEST_SCALE = 4  # one pass of the model
@@ -60,6 +60,7 @@ QUALITY = Control(
     {Quality.fast: "Fast", Quality.balanced: "Balanced", Quality.best: "Best"},
 )
 SCALE = Control("Size", choices={1: "x1, same size", 2: "x2", 3: "x3", 4: "x4"})
+DENOISING = Control("Denoise", "Less: grain stays, faster. More: smoother, slower. Middle: where it pays", step=0.1)
 SEED = Control("Seed", "Same seed, same result")
 FORMAT = Control(
     "Save as",
@@ -75,6 +76,9 @@ class Options(BaseModel):
     quality: Annotated[Quality, QUALITY, Field(description="more steps: finer detail, more time")] = Quality.balanced
     scale: Annotated[float, SCALE, Field(ge=1, le=LARGEST_SCALE, description="1: restore only")] = LARGEST_SCALE
     format: Annotated[Format, FORMAT, Field(description="of the result")] = Format.png
+    denoise: Annotated[
+        float, DENOISING, Field(ge=0, le=1, description="how much the second restorer counts; 0.5: where it pays")
+    ] = DENOISE
     seed: Annotated[
         int,
         SEED,
@@ -83,9 +87,11 @@ class Options(BaseModel):
 
     @property
     def call(self) -> dict[str, Any]:
-        """Arguments of `enlarge`: the options under their own names, but for the quality, which stands for steps, and
-        the format, which is for the file alone."""
-        return self.model_dump(exclude={"quality", "format"}) | {"steps": STEPS[self.quality]}
+        """Arguments of `enlarge`: the options under their own names, but for the quality, which stands for steps and,
+        unless that is moved, for denoise, and the format, which is for the file alone."""
+        denoise = choose_denoise(self.quality.value, None if self.denoise == DENOISE else self.denoise)
+        own = self.model_dump(exclude={"quality", "format", "denoise"})
+        return own | {"steps": STEPS[self.quality], "denoise": denoise}
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,16 @@ if TYPE_CHECKING:
     from patchscaler.report import Preview, Progress
 
 # Share of the time each stage takes, about: what the fraction is made of. "write" is ours.
-STAGE_SHARES = {"restore": 0.07, "prompt": 0.05, "sample": 0.72, "decode": 0.08, "colour": 0.04, "write": 0.04}
+# Where the second restorer is asked, it takes most of the time. A stage that isn't there counts as done with the next.
+STAGE_SHARES = {
+    "restore": 0.1,
+    "second": 0.5,
+    "prompt": 0.05,
+    "sample": 0.2,
+    "decode": 0.08,
+    "colour": 0.03,
+    "write": 0.04,
+}
 PREVIEW_SIDE = 1280  # pixels
 FINAL_SIDE = 2048
 PREVIEW_PAUSE = 0.5  # seconds between two previews, and
@@ -38,14 +47,15 @@ class Worker:
     def __call__(self, job: Job) -> None:
         """Leaves the result and the last preview in the job's folder. Raises ImageReadError, JobStoppedError, ..."""
         picture = read_picture(job.input, max_pixels=self.limits.max_pixels)
-        done = dict.fromkeys(STAGE_SHARES, 0.0)
+        stages = list(STAGE_SHARES)
         next_look = 0.0
 
         def on_progress(progress: "Progress") -> None:
             job.check(self.limits)
-            done[progress.stage] = progress.done / max(progress.total, 1)
+            before = sum(STAGE_SHARES[stage] for stage in stages[: stages.index(progress.stage)])
+            now = before + STAGE_SHARES[progress.stage] * progress.done / max(progress.total, 1)
             job.stage = progress.stage
-            job.fraction = sum(STAGE_SHARES[stage] * part for stage, part in done.items())
+            job.fraction = max(job.fraction, now)  # of many sets of patches, each is prompted, then sampled
 
         def on_preview(preview: "Preview") -> None:
             nonlocal next_look
