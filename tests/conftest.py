@@ -252,7 +252,7 @@ def table(tmp_path: Path, parts: Path, training_pictures: Path) -> Any:
         if part == "confidence":
             del made["validation"]  # as the texture classifier does
             made |= {"patch_dit": str(parts / "patch_dit"), "pairs": {"crop": 64}}
-            return made | {"crops": 3, "held_out": 2}
+            return made | {"crops": 3, "held_out": 2, "precision": "fp32"}
         if part == "texture":
             del made["validation"]  # it holds out samples of its own pictures
             model = {"width": 8, "blocks": 1, "features": 8}

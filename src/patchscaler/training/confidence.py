@@ -51,6 +51,7 @@ class ConfidenceSettings:
 
     second_restorer, fusion  both or none
     features  folder of VGG16's convolutions; None: where they are installed
+    precision  of the networks that make the crops: bf16 or fp32
     crops     degraded crops whose features are kept in memory (0.3 MB each), drawn again and again
     held_out  further crops, for validation and for the two straight lines
     shift     added to the log error that Patch-DiT is told. Choice: -1, since where that says "hard" too often it
@@ -67,6 +68,7 @@ class ConfidenceSettings:
     fusion: str | None = None
     pairs: PairSettings = field(default_factory=PairSettings)
     features: str | None = None
+    precision: str = "bf16"
     crops: int = 720
     held_out: int = 96
     shift: float = -1.0
@@ -157,6 +159,10 @@ class CoarseCrops(Dataset):
             name: pixels[None].contiguous(memory_format=torch.channels_last)
             for name, pixels in self.pairs[number].items()
         }
+        with torch.autocast(pair["lr"].device.type, torch.bfloat16, enabled=self.settings.precision == "bf16"):
+            return {name: value[0].half() for name, value in self._parts(pair).items()}
+
+    def _parts(self, pair: dict[str, Tensor]) -> dict[str, Tensor]:
         truth = self.lpips(pair["hr"])
         restored, features = self.restorer(pair["lr"], with_features=True)
         parts = {"features": features, "log_error": restored.log_error}
@@ -165,7 +171,7 @@ class CoarseCrops(Dataset):
             opinion = self.second(pair["lr"])
             parts["fused_features"] = self.fusion.features(features, restored, opinion)
             parts["fused_lpips"] = self._lpips(self.fusion(features, restored, opinion).latents, truth)
-        return {name: value[0].half() for name, value in parts.items()}
+        return parts
 
     def _lpips(self, latents: Tensor, truth: list[Tensor]) -> Tensor:
         """Its mean over each latent, (n,1,h,w)."""
