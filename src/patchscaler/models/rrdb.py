@@ -67,7 +67,7 @@ class RrdbRestorer(ModelMixin, ConfigMixin):
     It sees 15 LR pixels further with every block, but what it makes hardly depends on more than `HALO` of them.
     """
 
-    HALO = 16  # LR pixels around a tile; docs/speed.md measures what that leaves
+    HALO = 16  # LR pixels around a tile; docs/second-restorer.md
 
     @register_to_config
     def __init__(self, latent_channels: int = 32, width: int = 64, growth: int = 32, blocks: int = 23) -> None:
