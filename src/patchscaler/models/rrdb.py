@@ -64,10 +64,8 @@ class RrdbRestorer(ModelMixin, ConfigMixin):
     width, growth   | channels of the trunk, and that each convolution of a dense block adds
     blocks          | residual dense blocks; 23 in Real-ESRGAN x4plus
 
-    It sees 15 LR pixels further with every block, but what it makes hardly depends on more than `HALO` of them.
+    It sees 15 LR pixels further with every block; docs/second-restorer.md says how much of that matters.
     """
-
-    HALO = 16  # LR pixels around a tile; docs/second-restorer.md
 
     @register_to_config
     def __init__(self, latent_channels: int = 32, width: int = 64, growth: int = 32, blocks: int = 23) -> None:
