@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-
 from real_files import DISPLAY_P3, rgb_profile
+
 from patchscaler.imaging.files import Picture, read_picture, write_picture
 from patchscaler.imaging.picture import is_colourless
 
