@@ -104,7 +104,7 @@ def test_result_is_beside_the_input_and_four_times_its_size(
     before = make_picture(tmp_path / "p.png", width, height).read_bytes()
     answer = upscale("p.png")
     assert (answer.code, answer.err) == (0, "")
-    assert answer.out.startswith(f"p.png -> p_x4.png: {height}x{width} -> {4 * height}x{4 * width} in ")
+    assert answer.out.startswith(f"p.png -> p_x4.png: {width}x{height} -> {4 * width}x{4 * height} in ")
     assert files_in(tmp_path) == ["p.png", "p_x4.png"]
     assert (tmp_path / "p.png").read_bytes() == before
     with Image.open(tmp_path / "p_x4.png") as result:
@@ -157,7 +157,7 @@ def test_two_passes_report_both(upscale: Call, tmp_path: Path) -> None:
     make_picture(tmp_path / "p.png")
     answer = upscale("p.png", "--scale", "5.5", "--report", "r.json", "--qmap", "q.png")
     assert (answer.code, answer.err) == (0, "")
-    assert answer.out.startswith("p.png -> p_x5.5.png: 6x9 -> 33x50 in ")
+    assert answer.out.startswith("p.png -> p_x5.5.png: 9x6 -> 50x33 in ")
     report = json.loads((tmp_path / "r.json").read_text())
     assert report["result_size"] == [33, 50]
     assert (report["first_pass"]["input_size"], report["first_pass"]["output_size"]) == ([6, 9], [24, 36])

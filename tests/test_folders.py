@@ -200,12 +200,12 @@ def test_dry_run_says_all_and_does_nothing(call: Call, tmp_path: Path) -> None:
     answer = call("upscale", "in", "-o", "out", "--max-side", "50", "--dry-run", "--model", "no/such/model")
     assert answer.code == 1
     assert answer.out.splitlines() == [
-        "in/a.png -> out/a_max50.png: 20x30 -> 33x50",
-        "in/b.jpg -> out/b_max50.png: 9x6 -> 50x33",
+        "in/a.png -> out/a_max50.png: 30x20 -> 50x33",
+        "in/b.jpg -> out/b_max50.png: 6x9 -> 33x50",
     ]
     broken, large = answer.err.splitlines()
     assert broken.startswith("patchscaler: in/c.png: not a picture")
-    assert large.startswith("patchscaler: in/d.png: max_side 50 of a picture of 20x100 means x0.5")
+    assert large.startswith("patchscaler: in/d.png: max_side 50 of a picture of 100x20 means x0.5")
     assert files_in(tmp_path) == before
     assert not (tmp_path / "out").exists()
 
@@ -215,7 +215,7 @@ def test_a_format_too_small_is_found_out_before_the_work(call: Call, tmp_path: P
     for more in (["--dry-run"], ["--model", tiny_model, "--device", "cpu"]):
         answer = call("upscale", "p.png", "-o", "p.webp", *more)
         assert answer.code == 1
-        assert "p.webp: 4x20000 is too large for WEBP, whose sides end at 16383; use PNG instead" in answer.err
+        assert "p.webp: 20000x4 is too large for WEBP, whose sides end at 16383; use PNG instead" in answer.err
 
 
 def test_losses_are_named(upscale: Call, tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def _enlarge(crew: "Crew", job: Job, call: Call) -> str:
 
 def _summary(job: Job, before: "Size", after: "Size", passes: Sequence[Pass]) -> str:
     report = passes[-1].report
-    sizes = " -> ".join("x".join(map(str, size)) for size in (before, after))
+    sizes = " -> ".join(f"{size.width}x{size.height}" for size in (before, after))
     groups = ", ".join(f"{count} {name}" for name, count in report.patches.items())
     line = f"{job.source} -> {job.result}: {sizes} in {seconds_of(passes):.1f} s, patches: {groups}"
     if report.second is not None and report.second["asked"]:

@@ -250,6 +250,6 @@ def _foretell(job: Job, wish: dict[str, Any]) -> bool:
     except PatchScalerError as error:
         complain(str(error) if isinstance(error, ImageReadError | ImageWriteError) else f"{job.source}: {error}")
         return False
-    sizes = " -> ".join("x".join(map(str, size)) for size in (before, after))
+    sizes = " -> ".join(f"{size.width}x{size.height}" for size in (before, after))
     typer.echo(f"{job.source} -> {job.result}: {sizes}")
     return True

@@ -6,6 +6,7 @@ import struct
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from patchscaler.errors import ImageReadError, ImageWriteError
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.icc import GREY, RGB, colour_space, from_srgb, is_srgb
+from patchscaler.imaging.mending import mend
 from patchscaler.imaging.metadata import (
     Metadata,
     bare,
@@ -43,6 +45,7 @@ from patchscaler.imaging.picture import (
 from patchscaler.imaging.resize import resize_bicubic
 from patchscaler.imaging.searching import PICTURE_SUFFIXES, find_pictures
 from patchscaler.imaging.sixteen_bit import read_samples, write_png16, write_tiff
+from patchscaler.imaging.transfer import colour_remarks
 
 __all__ = [
     "MAX_PIXELS",
@@ -78,14 +81,37 @@ def read_picture(source: Source, *, frame: int | None = None, max_pixels: int = 
     mode, an animation or several pages where no frame is given, or of more than `max_pixels` pixels (by its header,
     before anything is decoded).
     """
-    file = file_of(source)
+    file, remarks = file_of(source), ()
+    try:
+        picture = _read(file, frame, max_pixels)
+    except ImageReadError:
+        mended = mend(file, max_pixels)
+        if mended is None:
+            raise
+        picture, remarks = _read(mended.file, frame, max_pixels), (mended.remark,)
+    return replace(picture, remarks=(*picture.remarks, *remarks))
+
+
+def _read(file: PictureFile, frame: int | None, max_pixels: int) -> Picture:
     with _at_frame(file, frame, max_pixels) as (image, number):
-        return decode(image, read_samples(image, lambda: open_picture(file, number)))
+        picture = decode(image, read_samples(image, lambda: open_picture(file, number)))
+        return replace(picture, remarks=(*picture.remarks, *colour_remarks(file.head(), image.info)))
 
 
 def read_size(source: Source, *, frame: int | None = None, max_pixels: int = MAX_PIXELS) -> Size:
     """The size that `read_picture` would return, from the file's header; raises as it does, but for damaged pixels."""
-    with _at_frame(file_of(source), frame, max_pixels) as (image, _):
+    file = file_of(source)
+    try:
+        return _read_size(file, frame, max_pixels)
+    except ImageReadError:
+        mended = mend(file, max_pixels)
+        if mended is None:
+            raise
+        return _read_size(mended.file, frame, max_pixels)
+
+
+def _read_size(file: PictureFile, frame: int | None, max_pixels: int) -> Size:
+    with _at_frame(file, frame, max_pixels) as (image, _):
         size = Size(image.height, image.width)
         return Size(size.width, size.height) if read_orientation(image) > 4 else size
 
@@ -130,18 +156,18 @@ def _check_size(name: str, image: ImageFile, max_pixels: int) -> None:
 def picture_from(image: object) -> Picture:
     """A Picture from whatever a program has.
 
-    str, Path     a file: `read_picture`
+    str, Path     a file: `read_picture`; so are bytes, and file objects opened in binary mode
     PIL.Image     at most 8 bits a colour sample (16 for grey): for more, give the path
     numpy array   (H,W), (H,W,3) or (H,W,4); uint8, uint16 or float in [0, 1]
     torch tensor  (3,H,W) or (1,3,H,W) float in [0, 1]
 
     Raises ImageReadError for files, TypeError for other types, ValueError for other shapes, dtypes and ranges.
     """
-    if isinstance(image, str | Path):
+    if isinstance(image, str | Path | bytes | PictureFile) or hasattr(image, "read"):
         return read_picture(image)
     if isinstance(image, Image.Image):
         if min(image.size) < 1:
-            raise ValueError(f"a picture of {image.height}x{image.width} has no pixels")
+            raise ValueError(f"a picture of {image.width}x{image.height} has no pixels")
         return decode(image, None)
     if isinstance(image, Tensor):
         return from_tensor(image)
@@ -181,7 +207,7 @@ def write_picture(
     like = like or Picture(pixels)
     if alpha is None and like.alpha is not None:
         alpha = resize_bicubic(like.alpha, size, clamp=True)
-    data = updated(like.metadata, size, history) if metadata else bare(like.metadata, history)
+    data = updated(like.metadata, like.size, size, history) if metadata else bare(like.metadata, history)
     partial = path.with_name(f".{uuid.uuid4().hex}.part")  # beside the result, so that replacing it is atomic
     try:
         with partial.open("xb") as file:
@@ -200,13 +226,13 @@ def check_format(path: Path, size: Size) -> str:
         raise ImageWriteError(f"{path}: unknown format {path.suffix!r}; use one of {', '.join(FORMATS)}")
     longest = LONGEST_SIDES.get(kind)
     if longest is not None and max(size) > longest:
-        sides = f"{size.height}x{size.width}"
+        sides = f"{size.width}x{size.height}"
         raise ImageWriteError(f"{path}: {sides} is too large for {kind}, whose sides end at {longest}; use PNG instead")
     return kind
 
 
 def losses(picture: Picture, kind: str, metadata: bool = True) -> list[str]:
-    """What of a picture a file of this kind ("PNG", "JPEG", "WEBP" or "TIFF") does not keep, each in some words."""
+    """What of a picture a file of this kind ("PNG", "JPEG", ...) does not keep, after the remarks on its own."""
     lossy = kind in ("JPEG", "WEBP")
     lost = {
         f"{picture.mode} became RGB": picture.mode in ("CMYK", "LAB"),
@@ -216,7 +242,7 @@ def losses(picture: Picture, kind: str, metadata: bool = True) -> list[str]:
         "IPTC left out": metadata and picture.iptc is not None and kind == "WEBP",
         "remarks left out": metadata and bool(set(picture.texts) - KEPT_TEXTS.get(kind, set(picture.texts))),
     }
-    return [words for words, true in lost.items() if true]
+    return [*picture.remarks, *(words for words, true in lost.items() if true)]
 
 
 def _encode(

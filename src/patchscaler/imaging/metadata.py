@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 from patchscaler.imaging.geometry import Size
+from patchscaler.imaging.pointers import lost_pictures, scale_panorama, scale_places, turn_places, without_lost_parts
 from patchscaler.imaging.sixteen_bit import EXIF_IFD, LAYOUT_TAGS, RESOLUTION_UNIT, X_RESOLUTION, Y_RESOLUTION
 
 ORIENTATION, EXIF_WIDTH, EXIF_HEIGHT, MAKER_NOTE = 0x0112, 0xA002, 0xA003, 0x927C
@@ -43,10 +44,14 @@ class Metadata:
     dpi: tuple[float, float] | None = None
 
 
-def read_metadata(image: Image.Image) -> tuple[Metadata, int]:
-    """All a loaded PIL image has, and its orientation, 1 to 8. Damaged blocks count as missing."""
-    data = Metadata(_read_exif(image), _read_xmp(image), _read_iptc(image), _read_texts(image), _read_dpi(image))
-    return data, read_orientation(image)
+def read_metadata(image: Image.Image) -> tuple[Metadata, int, list[str]]:
+    """All a loaded PIL image has, its orientation, 1 to 8, and words for parts of its file that don't travel.
+
+    Damaged blocks count as missing.
+    """
+    xmp, words = _read_xmp(image)
+    data = Metadata(_read_exif(image), xmp, _read_iptc(image), _read_texts(image), _read_dpi(image))
+    return data, read_orientation(image), list(dict.fromkeys((*words, *lost_pictures(image))))
 
 
 def read_orientation(image: Image.Image) -> int:
@@ -58,8 +63,9 @@ def read_orientation(image: Image.Image) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
-def updated(data: Metadata, size: Size, history: str | None) -> Metadata:
-    """The same for a picture of `size`; `history`, a line on what was done, is added to EXIF's ImageHistory."""
+def updated(data: Metadata, before: Size, size: Size, history: str | None) -> Metadata:
+    """The same for a picture enlarged from one size to another; `history`, a line on what was done, is added to EXIF's
+    ImageHistory."""
     exif, xmp = data.exif, data.xmp
     if exif is not None or history is not None:
         tags = Image.Exif()
@@ -67,6 +73,7 @@ def updated(data: Metadata, size: Size, history: str | None) -> Metadata:
         photo = tags.get_ifd(EXIF_IFD)
         if EXIF_WIDTH in photo and EXIF_HEIGHT in photo:
             photo[EXIF_WIDTH], photo[EXIF_HEIGHT] = size.width, size.height
+        scale_places(photo, before, size)
         if history is not None:
             tags[PROCESSING_SOFTWARE] = NAME
             if SOFTWARE not in tags:  # often the camera's; then it stays
@@ -79,6 +86,7 @@ def updated(data: Metadata, size: Size, history: str | None) -> Metadata:
             xmp = _set_property(xmp, b"exif:" + name, value)
         for name, value in ((b"ImageWidth", size.width), (b"ImageLength", size.height)):
             xmp = _set_property(xmp, b"tiff:" + name, value)
+        xmp = scale_panorama(xmp, before, size)
     return replace(data, exif=exif, xmp=xmp)
 
 
@@ -160,25 +168,30 @@ def _read_exif(image: Image.Image) -> bytes | None:
         tags.load(found.tobytes())
         if ORIENTATION in tags:
             tags[ORIENTATION] = 1
+        if (orientation := read_orientation(image)) > 1:
+            turn_places(tags.get_ifd(EXIF_IFD), Size(image.height, image.width), orientation)
         if image.format == "TIFF":
             for tag in LAYOUT_TAGS & set(tags):
                 del tags[tag]
         for tag in FOREIGN_TAGS & set(tags):
             del tags[tag]
         exif = tags.tobytes() if len(tags) else None
-        updated(Metadata(exif), Size(1, 1), NAME)  # what can't be brought up to date would fail when it is written
+        updated(
+            Metadata(exif), Size(1, 1), Size(1, 1), NAME
+        )  # what can't be brought up to date would fail when it is written
         return exif
     except BLOCK_ERRORS:  # a damaged block is no reason to refuse the picture
         return None
 
 
-def _read_xmp(image: Image.Image) -> bytes | None:
+def _read_xmp(image: Image.Image) -> tuple[bytes | None, list[str]]:
     packet = image.info.get("xmp")
     if isinstance(packet, str):
         packet = packet.encode()
     if not isinstance(packet, bytes) or b"<" not in packet:
-        return None
-    return _set_property(packet.rstrip(b"\0"), b"tiff:Orientation", 1)
+        return None, []
+    packet, words = without_lost_parts(packet.rstrip(b"\0"))
+    return _set_property(packet, b"tiff:Orientation", 1), words
 
 
 def _set_property(xmp: bytes, name: bytes, value: int) -> bytes:

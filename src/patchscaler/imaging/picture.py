@@ -15,6 +15,7 @@ from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.icc import GREY, colour_space, convert_by_profile, is_usable, lab_profile, to_srgb
 from patchscaler.imaging.metadata import Metadata, read_metadata
 from patchscaler.imaging.sixteen_bit import BITS, PHOTOMETRIC
+from patchscaler.imaging.transfer import from_gamma, odd_gamma
 
 ROUNDING = 1e-3  # a quarter of an 8-bit step
 
@@ -34,6 +35,7 @@ class Picture:
     dpi          horizontal and vertical pixels per inch, or None
     xmp, iptc    an XMP packet and IPTC-IIM records, or None
     texts        a PNG's remarks by keyword; a JPEG's or GIF's under "Comment"
+    remarks      what was odd about the file, and which of its parts are not here, each in some words
     """
 
     pixels: Float[Tensor, "1 3 h w"]
@@ -48,6 +50,7 @@ class Picture:
     xmp: bytes | None = None
     iptc: bytes | None = None
     texts: Mapping[str, str] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()
 
     @property
     def metadata(self) -> Metadata:
@@ -132,7 +135,10 @@ def decode(image: Image.Image, deep: NDArray[np.uint16] | None) -> Picture:
         icc = None if converted else icc
         samples = np.asarray(eight)
         picture = _from_samples(samples[:, :, None] if samples.ndim == 2 else samples)
-    data, orientation = read_metadata(image)
+    data, orientation, words = read_metadata(image)
+    if gamma := odd_gamma(image.info):
+        picture = replace(picture, pixels=from_gamma(picture.pixels, gamma))
+        words.append(f"values of gamma {1 / gamma:.3g} became sRGB's")
     pixels, beyond, icc = _managed(picture, icc)
     return replace(
         picture,
@@ -141,6 +147,7 @@ def decode(image: Image.Image, deep: NDArray[np.uint16] | None) -> Picture:
         beyond=None if beyond is None else _upright(beyond, orientation),
         mode=mode,
         icc_profile=icc,
+        remarks=tuple(words),
         **vars(data),
     )
 
@@ -199,7 +206,7 @@ def from_tensor(tensor: Tensor) -> Picture:
         raise ValueError(f"a tensor picture must be float in [0, 1], got {tensor.dtype}")
     pixels = tensor.detach().to("cpu", torch.float32).contiguous()
     _check_range(float(pixels.min()), float(pixels.max()))
-    return Picture(pixels)
+    return Picture(pixels.clamp(0, 1))
 
 
 def from_array(array: NDArray[Any]) -> Picture:
@@ -207,6 +214,7 @@ def from_array(array: NDArray[Any]) -> Picture:
         raise ValueError(f"an array picture must be (H,W), (H,W,3) or (H,W,4), got {array.shape}")
     if array.dtype.kind == "f":
         _check_range(float(array.min()), float(array.max()))
+        array = array.clip(0, 1)
     elif array.dtype not in (np.uint8, np.uint16):
         raise ValueError(f"an array picture must be uint8, uint16 or float in [0, 1], got {array.dtype}")
     picture = _from_samples(array[:, :, None] if array.ndim == 2 else array)
@@ -215,7 +223,7 @@ def from_array(array: NDArray[Any]) -> Picture:
 
 
 def _check_range(lowest: float, highest: float) -> None:
-    if not (lowest >= 0.0 and highest <= 1.0):  # also false for NaN
+    if not (lowest >= -ROUNDING and highest <= 1.0 + ROUNDING):  # also false for NaN
         raise ValueError(f"float pixels must lie in [0, 1], got [{lowest:g}, {highest:g}]; divide or clamp them first")
 
 

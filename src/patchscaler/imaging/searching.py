@@ -11,8 +11,26 @@ from patchscaler.errors import ImageReadError
 from patchscaler.imaging.metadata import NAME, PROCESSING_SOFTWARE
 from patchscaler.imaging.opening import file_of, open_picture
 
+# Whatever we can read, by its name; a JPEG XL or a camera's raw file is none of them.
 PICTURE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".heic", ".heif", ".avif"}
+    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif"}
+    | {
+        ".heic",
+        ".heif",
+        ".hif",
+        ".avif",
+        ".jp2",
+        ".j2k",
+        ".jpf",
+        ".jpx",
+        ".jpc",
+        ".j2c",
+        ".psd",
+        ".tga",
+        ".vda",
+        ".icb",
+    }
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".pcx", ".sgi", ".bw", ".rgb", ".rgba", ".qoi", ".dds", ".ico"}
 )
 MARKED_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")  # of results
 

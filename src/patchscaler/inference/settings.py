@@ -1,5 +1,6 @@
 """What a user can steer: how many steps each group of patches gets, and the rest of one call's settings."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -49,6 +50,11 @@ class Settings:
     budget: float | None = None
 
     def __post_init__(self) -> None:
+        try:  # numpy's whole numbers are as good; 3.7 is none
+            object.__setattr__(self, "steps", tuple(operator.index(count) for count in self.steps))
+            object.__setattr__(self, "seed", operator.index(self.seed))
+        except TypeError:
+            raise ConfigError(f"steps {self.steps} and seed {self.seed} must be whole numbers") from None
         plan(self.groups)  # for its checks, also where no patch turns out to need a step
         if self.batch_size < 1:
             raise ConfigError(f"batch_size {self.batch_size} must be at least 1")

@@ -1,5 +1,6 @@
 """Pictures from strangers: counted while they stream in, looked at before they are decoded, refused in one line."""
 
+import sys
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -7,12 +8,13 @@ from typing import NoReturn
 
 import anyio
 from fastapi import HTTPException, Request
-from PIL import Image, UnidentifiedImageError
 from starlette.requests import ClientDisconnect
 
 from patchscaler.errors import ImageReadError
-from patchscaler.imaging.files import read_picture
+from patchscaler.imaging.files import find_frames, read_picture, read_size
 from patchscaler.imaging.geometry import Size
+from patchscaler.imaging.mending import mend
+from patchscaler.imaging.opening import file_of, open_picture, readable, register_heif
 from patchscaler.imaging.unreadable import DECODE_ERRORS
 from patchscaler.sizes import target_size
 from patchscaler.web.jobs import Job
@@ -90,12 +92,13 @@ def check(job: Job, limits: Limits) -> None:
     size = _size_by_header(job.input)
     if size.height * size.width > limits.max_pixels:
         raise HTTPException(
-            413, f"the picture has {size.height}x{size.width} pixels; {limits.max_pixels:,} are allowed"
+            413, f"the picture has {size.width}x{size.height} pixels; {limits.max_pixels:,} are allowed"
         )
     longest = LONGEST_SIDES.get(job.options.format)
     if longest and max(target_size(size, scale=job.options.scale)) > longest:
         raise HTTPException(422, f"a {job.options.format.value} may be {longest} pixels long; choose png or tif")
     try:
+        _refuse_frames(job.input)
         picture = read_picture(job.input, max_pixels=limits.max_pixels)
     except ImageReadError as error:
         raise HTTPException(422, str(error).replace(f"{job.input}: ", "")) from None
@@ -104,21 +107,24 @@ def check(job: Job, limits: Limits) -> None:
 
 
 def _size_by_header(path: Path) -> Size:
-    Image.init()
-    known = [name for name in FORMATS if name in Image.OPEN]
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata and on many pixels
-            with Image.open(path, formats=known) as image:
+            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
+            with open_picture(file_of(path), formats=FORMATS) as image:
                 return Size(image.height, image.width)
-    except UnidentifiedImageError:
-        _refuse_type()
-    except Image.DecompressionBombError:
-        raise HTTPException(413, "the picture has far more pixels than are allowed") from None
     except DECODE_ERRORS:
-        _refuse_type()
+        mended = mend(file_of(path), max_pixels=0)
+        if mended is None:
+            _refuse_type()
+        return read_size(mended.file, max_pixels=sys.maxsize)
+
+
+def _refuse_frames(path: Path) -> None:
+    if len(frames := find_frames(path)) > 1:
+        raise HTTPException(422, f"has {len(frames)} frames or pages; send the one you want as a picture of its own")
 
 
 def _refuse_type() -> NoReturn:
-    names = ", ".join(name for name in FORMATS if name in Image.OPEN)
+    register_heif()
+    names = ", ".join(readable(FORMATS))
     raise HTTPException(415, f"not a picture of a known format ({names}); send the file itself as the body") from None
