@@ -30,8 +30,9 @@ def model_folder(name_or_folder: str | Path | None) -> str:
     return str(name_or_folder)
 
 
-def dtype_argument(dtype: torch.dtype) -> dict[str, torch.dtype]:
-    """The precision as an argument of diffusers' `from_pretrained`, which has renamed it and warns of the old name."""
+def dtype_argument(dtype: torch.dtype | dict[str, torch.dtype]) -> dict[str, Any]:
+    """The precision, or one for each part, as an argument of diffusers' `from_pretrained`, which has renamed it and
+    warns of the old name."""
     from diffusers.utils import deprecation_utils
 
     return {"dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dtype": dtype}
@@ -59,7 +60,7 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
     Raises WeightsError for pickled weights alone, and an index that names no files; a file may still be missing.
     """
     for infix in (f".{variant}", "") if variant else ("",):
-        index = folder / f"{WEIGHTS}.safetensors{infix}.index.json"
+        index = folder / f"{WEIGHTS}.safetensors.index{infix}.json"
         if index.is_file():
             names = sorted(set(read_json(index).get("weight_map", {}).values()))
             if not names or any(Path(name).name != name for name in names):
