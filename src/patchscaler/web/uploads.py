@@ -1,5 +1,6 @@
 """Pictures from strangers: counted while they stream in, looked at before they are decoded, refused in one line."""
 
+import functools
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -81,6 +82,17 @@ async def _write(request: Request, target: Path, limits: Limits) -> None:
         raise HTTPException(400, "the body is empty; send the picture itself as the body of the request")
 
 
+@functools.cache
+def known_formats() -> list[str]:
+    """Those that this server opens: AVIF and HEIF hang on what is installed."""
+    with suppress(ImportError):
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
 def check(job: Job, limits: Limits) -> None:
     """Decode the upload once, so that a damaged one is refused now; leaves its size and small picture in the job.
 
@@ -104,12 +116,10 @@ def check(job: Job, limits: Limits) -> None:
 
 
 def _size_by_header(path: Path) -> Size:
-    Image.init()
-    known = [name for name in FORMATS if name in Image.OPEN]
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata and on many pixels
-            with Image.open(path, formats=known) as image:
+            with Image.open(path, formats=known_formats()) as image:
                 return Size(image.height, image.width)
     except UnidentifiedImageError:
         _refuse_type()
@@ -120,5 +130,5 @@ def _size_by_header(path: Path) -> Size:
 
 
 def _refuse_type() -> NoReturn:
-    names = ", ".join(name for name in FORMATS if name in Image.OPEN)
+    names = ", ".join(known_formats())
     raise HTTPException(415, f"not a picture of a known format ({names}); send the file itself as the body") from None
