@@ -124,6 +124,17 @@ def test_the_result_has_the_format_asked_for(server: Server, format: str, kind: 
     assert (image.format, image.mode, image.size) == (kind, mode, (64, 64))
 
 
+def test_pictures_of_phones_are_taken(server: Server) -> None:
+    pillow_heif = pytest.importorskip("pillow_heif")
+    file = io.BytesIO()
+    pillow_heif.from_pillow(Image.open(io.BytesIO(picture(4, 24, 32)))).save(file)
+    answer = server.post(file.getvalue(), quality="fast")
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["input"] == {"height": 24, "width": 32}
+    assert server.wait(answer.json()["id"])["state"] == "done"
+    assert "HEIF" in server.client.get("/api/about").json()["reads"]
+
+
 def test_nothing_of_the_upload_is_kept_when_the_job_is_done(server: Server) -> None:
     job = server.post(picture(3), quality="fast").json()["id"]
     server.wait(job)

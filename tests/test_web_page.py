@@ -16,6 +16,7 @@ from patchscaler.web.settings import Quality
 for needed in ("fastapi", "uvicorn", "httpx", "jinja2"):
     pytest.importorskip(needed)
 from browsing import Page, large, needs_chromium, webdriver  # noqa: E402
+from malformed_uploads import picture  # noqa: E402
 from serving import Server, serving  # noqa: E402
 
 pytestmark = needs_chromium
@@ -233,8 +234,11 @@ def test_pictures_are_dropped_and_pasted(open_page: OpenPage, photo: Image.Image
 
 def test_refusals_are_told_in_words_of_a_person(open_page: OpenPage, tmp_path: Path) -> None:
     page = open_page()
-    texts = {"broken.png": b"\x89PNG\r\n\x1a\n", "letter.jpg": b"Dear friend", "heavy.png": bytes(2 * 2**20)}
+    whole = picture(1, 40, 40)
+    texts = {"broken.png": whole[:8], "letter.jpg": b"Dear friend", "heavy.png": bytes(2 * 2**20)}
+    texts |= {"nothing.png": b"", "half.png": whole[: len(whole) // 2]}
     words = {"broken.png": "not a picture", "letter.jpg": "not a picture", "heavy.png": "1\u00a0MB are allowed"}
+    words |= {"nothing.png": "This file is empty.", "half.png": "Damaged or unsupported; copy it again"}
     for number, (name, content) in enumerate(texts.items(), 1):
         (tmp_path / name).write_bytes(content)
         page.choose(tmp_path / name)
@@ -243,7 +247,7 @@ def test_refusals_are_told_in_words_of_a_person(open_page: OpenPage, tmp_path: P
         assert not {"body", "header", "413", "415"} & set(page.text().split())
     Image.new("RGB", (1500, 1500)).save(tmp_path / "many pixels.png")
     page.choose(tmp_path / "many pixels.png")
-    page.until(lambda: page.states() == ["failed"] * 4)
+    page.until(lambda: page.states() == ["failed"] * 6)
     assert "2\u00a0megapixels" in page.text()
     assert not page.find(".retry").is_displayed()  # it would not help
     assert not page.find("#again").is_displayed()

@@ -4,8 +4,8 @@
 
 The blur is what `mild` and the second-order degradation lack: measured on real pairs of a wide and a long lens, all of
 it from the long lens's picture to the wide one's (enlarged by bicubic interpolation) is a Gaussian of sigma 2.6 to 7.6
-output pixels, of which the reduction and enlargement alone are 1.9, nearly without noise (docs/second-restorer.md). A network
-that has seen blur only together with noise takes a soft clean picture for one that is meant to be soft.
+output pixels, of which the reduction and enlargement alone are 1.9, nearly without noise (docs/second-restorer.md). A
+network that has seen blur only together with noise takes a soft clean picture for one that is meant to be soft.
 """
 
 import math

@@ -33,7 +33,7 @@ from patchscaler.web.jobs import FINISHED, Job, JobQueue, QueueFullError, State
 from patchscaler.web.methods import Methods
 from patchscaler.web.schemas import About, JobStatus, PatchMap, status_of
 from patchscaler.web.settings import LARGEST_SCALE, MEDIA_TYPES, STEPS, Format, Limits, Options
-from patchscaler.web.uploads import Uploads, check
+from patchscaler.web.uploads import Uploads, check, known_formats
 from patchscaler.web.work import Worker
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ def _add_jobs(app: FastAPI, limits: Limits, workers: int) -> None:
             scale=LARGEST_SCALE,
             steps={quality: list(steps) for quality, steps in STEPS.items()},
             formats=list(Format),
+            reads=known_formats(),
             workers=workers,
             unfinished=_queue(request).unfinished(),
             **{name: getattr(limits, name) for name in ("max_bytes", "max_pixels", "queue", "keep_seconds")},

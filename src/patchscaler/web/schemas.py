@@ -55,6 +55,7 @@ class About(BaseModel):
     scale: int = Field(description="the largest")
     steps: dict[Quality, Steps] = Field(description="of simple, medium and hard patches")
     formats: list[Format]
+    reads: list[str] = Field(description="formats of pictures that may come in")
     max_bytes: int
     max_pixels: int
     queue: int

@@ -1,5 +1,6 @@
 """Pictures from strangers: counted while they stream in, looked at before they are decoded, refused in one line."""
 
+import functools
 import sys
 import warnings
 from contextlib import suppress
@@ -83,6 +84,13 @@ async def _write(request: Request, target: Path, limits: Limits) -> None:
         raise HTTPException(400, "the body is empty; send the picture itself as the body of the request")
 
 
+@functools.cache
+def known_formats() -> list[str]:
+    """Those that this server opens: AVIF and HEIF hang on what is installed."""
+    register_heif()
+    return list(readable(FORMATS))
+
+
 def check(job: Job, limits: Limits) -> None:
     """Decode the upload once, so that a damaged one is refused now; leaves its size and small picture in the job.
 
@@ -125,6 +133,5 @@ def _refuse_frames(path: Path) -> None:
 
 
 def _refuse_type() -> NoReturn:
-    register_heif()
-    names = ", ".join(readable(FORMATS))
+    names = ", ".join(known_formats())
     raise HTTPException(415, f"not a picture of a known format ({names}); send the file itself as the body") from None

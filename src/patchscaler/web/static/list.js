@@ -1,6 +1,7 @@
 // The pictures as a list: state, progress and result of each, and what can be done with it.
 
 import { ACTIVE } from "./queue.js";
+import { drawThumbnail } from "./thumbnail.js";
 import { standing } from "./words.js";
 
 const rows = new Map(); // item -> its <li>
@@ -61,13 +62,3 @@ export function draw(item, selected, reachable) {
 
 export const downloadLink = (item) => rows.get(item).querySelector(".download");
 export const showButton = (item) => rows.get(item).querySelector(".show");
-
-function drawThumbnail(canvas, thumbnail) {
-  if (!thumbnail || canvas.drawn === thumbnail) return;
-  canvas.drawn = thumbnail;
-  const { width, height } = thumbnail;
-  const scale = Math.max(canvas.width / width, canvas.height / height); // fills the square
-  canvas.getContext("2d").drawImage(
-    thumbnail, (canvas.width - width * scale) / 2, (canvas.height - height * scale) / 2, width * scale, height * scale,
-  );
-}

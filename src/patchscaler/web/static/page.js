@@ -2,11 +2,11 @@
 
 import { downloadLink, draw, listItems, showButton } from "./list.js";
 import { ACTIVE, Queue } from "./queue.js";
+import { thumbnailOf } from "./thumbnail.js";
 import { show } from "./viewer.js";
 import { limits, pictures } from "./words.js";
 
 const SAVE_PAUSE = 400; // ms between two downloads: browsers drop those that come at once
-const THUMBNAIL = 192; // pixels
 
 const part = (name) => document.getElementById(name);
 const queue = new Queue({ changed, listed, reached, said });
@@ -41,8 +41,8 @@ function reached(reachable) {
   alarm.hidden = reachable;
   alarm.textContent = reachable ? "" : alarmText();
   if (queue.about) {
-    const { megapixels, megabytes } = limits(queue.about);
-    part("limits").textContent = `JPEG, PNG, WebP, TIFF and more, up to ${megapixels} and ${megabytes} each`;
+    const { formats, megapixels, megabytes } = limits(queue.about);
+    part("limits").textContent = `${formats}, up to ${megapixels} and ${megabytes} each`;
   }
   queue.items.forEach(changed);
 }
@@ -83,7 +83,9 @@ async function take(files) {
   if (!chosen.length || !part("options").reportValidity()) return;
   const settings = options();
   const items = [];
-  for (const file of chosen) items.push(queue.add(file, settings, await thumbnailOf(file)));
+  for (const file of chosen) {
+    items.push(queue.add(file, settings, await thumbnailOf(file), await problemOf(file)));
+  }
   select(items[0]);
   if (items.length > 1) said(`${pictures(items.length)} added.`);
   if (document.activeElement === document.body || document.activeElement === part("file")) {
@@ -91,13 +93,14 @@ async function take(files) {
   }
 }
 
-// A small picture, or undefined where this browser can't show the format; its sides in proportion.
-async function thumbnailOf(file) {
+// Why a file can't be sent at all.
+async function problemOf(file) {
   try {
-    return await createImageBitmap(file, { resizeWidth: THUMBNAIL, resizeQuality: "medium" });
+    await file.slice(0, 1).arrayBuffer();
   } catch {
-    return undefined;
+    return "This can't be read. A folder? Choose the pictures in it.";
   }
+  return file.size ? "" : "This file is empty.";
 }
 
 function listen() {
@@ -108,18 +111,23 @@ function listen() {
   });
   part("more").addEventListener("click", () => input.click());
   document.addEventListener("dragover", (event) => {
+    if (!event.dataTransfer.types.includes("Files")) return; // a text, for a field
     event.preventDefault();
-    document.body.classList.toggle("over", event.dataTransfer.types.includes("Files"));
+    document.body.classList.add("over");
   });
   document.addEventListener("dragleave", (event) => {
     if (!event.relatedTarget) document.body.classList.remove("over");
   });
   document.addEventListener("drop", (event) => {
+    if (!event.dataTransfer.files.length) return;
     event.preventDefault();
     document.body.classList.remove("over");
     take(event.dataTransfer.files);
   });
   document.addEventListener("paste", (event) => take(event.clipboardData?.files ?? []));
+  part("options").addEventListener("input", ({ target }) => {
+    if (target.type === "range") target.nextElementSibling.value = target.value;
+  });
   part("options").addEventListener("submit", (event) => event.preventDefault());
   part("again").addEventListener("click", () => {
     if (part("options").reportValidity()) queue.again(selected, options());

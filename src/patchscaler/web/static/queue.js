@@ -1,6 +1,7 @@
 // The pictures of this page: sent a few at a time, followed, fetched, and sent again when the server was away.
 
 import * as server from "./server.js";
+import { thumbnailOf } from "./thumbnail.js";
 import { refusal } from "./words.js";
 
 const BEAT = 3000; // ms between two looks whether the server is there; with its PATIENCE less than 10 s
@@ -27,12 +28,13 @@ export class Queue {
     this.#watch();
   }
 
-  // `thumbnail`: of a picture that the browser can show, else the server's is shown.
-  add(file, options, thumbnail) {
+  // `thumbnail`: of a picture that the browser can show, else the server's is shown. `problem`: why it can't be sent.
+  add(file, options, thumbnail, problem) {
     const item = { file, options, thumbnail, source: thumbnail && file, tries: 0, state: "waiting" };
     this.items.push(item);
     this.#heard.listed();
-    if (this.about && file.size > this.about.max_bytes) this.#refuse(item, 413);
+    if (problem) this.#fail(Object.assign(item, { refused: true }), problem);
+    else if (this.about && file.size > this.about.max_bytes) this.#refuse(item, 413);
     this.#start();
     return item;
   }
@@ -101,7 +103,7 @@ export class Queue {
         await this.#once(item, AbortSignal.any([attempt.signal, this.#link.signal]), mine);
         if (mine()) item.attempt = undefined;
       } catch (error) {
-        const goesOn = mine() && (await this.#recover(item, error));
+        const goesOn = mine() && (await this.#recover(item, error, mine));
         if (mine() && !goesOn) item.attempt = undefined;
       }
     }
@@ -121,7 +123,10 @@ export class Queue {
       this.#change(item, { id: status.id, status, state: status.state });
     }
     const { id } = item;
-    if (!item.source) this.#change(item, { source: await server.file(id, "input", signal) });
+    if (!item.source) {
+      const source = await server.file(id, "input", signal);
+      this.#change(item, { source, thumbnail: await thumbnailOf(source) });
+    }
     const status = await server.follow(id, (news) => mine() && this.#follow(item, news), signal);
     if (status.state === "failed") throw new server.Refused(0, status.error);
     if (status.state === "cancelled") throw new server.Refused(404); // by a server that stops
@@ -138,19 +143,22 @@ export class Queue {
   #follow(item, status) {
     if (status.preview && !item.preview) this.#heard.said(`${item.file.name}: the coarse picture is there.`);
     if (status.patches && !item.map) {
+      const { id } = item;
+      const keep = (map) => item.id === id && this.#change(item, { map });
       item.map = {}; // asked for
-      server.patchMap(item.id).then((map) => this.#change(item, { map }), () => (item.map = undefined));
+      server.patchMap(id).then(keep, () => keep(undefined));
     }
     const preview = status.preview ? `api/jobs/${item.id}/preview?${status.preview}` : undefined;
     this.#change(item, { status, preview, state: status.state });
   }
 
   // Whether to go on after an error.
-  async #recover(item, error) {
+  async #recover(item, error, mine) {
     if (error instanceof server.Unreachable) {
       this.#change(item, { state: "waiting" });
       if (!(await this.#there())) return true;
       await pause(1000); // it is there, and the connection broke all the same
+      if (!mine()) return false;
       if (!item.id) item.tries += 1;
     } else if (error.status === 404) {
       // The server has begun anew. Perhaps it was this very picture that it did not survive.

@@ -15,6 +15,7 @@ export function show(next) {
   if (next !== item) {
     zoom(false);
     shown = {};
+    for (const name of ["before", "after"]) part(name).removeAttribute("src"); // the other picture's
   }
   item = next;
   if (!item) return;

@@ -42,18 +42,18 @@ export function standing(item, reachable) {
 
 // Why a picture was not taken; `about` has the server's limits.
 export function refusal(status, detail, about) {
-  if (status === 415) {
-    return "This file is not a picture that can be opened here. JPEG, PNG, WebP, TIFF, GIF, BMP, AVIF and, on most servers, HEIC can.";
-  }
-  if (status === 413 && about) {
+  if (status === 415) return `This file is not a picture that can be opened here. These can: ${limits(about).formats}.`;
+  if (status === 413) {
     const { megapixels, megabytes } = limits(about);
     return `This picture is too large: ${megapixels} and ${megabytes} are allowed. Make it smaller or crop it.`;
   }
   if (status === 408) return "Sending took too long. Try again, or send a smaller file.";
+  if (status === 422) return sentence(detail.replace(/ \(.*\)/, "")); // without the decoder's words
   return detail ? sentence(detail) : `The server answered with error ${status}.`;
 }
 
 export function limits(about) {
   const megabytes = Number((about.max_bytes / 2 ** 20).toFixed(1));
-  return { megapixels: measure(about.max_pixels / 1e6, "megapixels"), megabytes: measure(megabytes, "MB") };
+  const megapixels = measure(about.max_pixels / 1e6, "megapixels");
+  return { formats: about.reads.join(", "), megapixels, megabytes: measure(megabytes, "MB") };
 }
