@@ -14,16 +14,18 @@ from patchscaler.errors import ConfigError, ImageReadError, ImageWriteError
 
 FORMAT_SUFFIXES = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tif": ".tif"}
 DEFAULT_NAME = "{stem}_{size}"
+LONGEST_NAME = 255  # bytes, on nearly all file systems
 MOST_KINDS = 6  # of files left out, that are named
 
 
 class Existing(str, Enum):
-    """What to do where a result exists."""
+    """What to do where a result exists; `update`: again where the picture is newer."""
 
     skip = "skip"
     overwrite = "overwrite"
     rename = "rename"
     refuse = "refuse"
+    update = "update"
 
 
 class Frames(str, Enum):
@@ -45,18 +47,21 @@ class FileFormat(str, Enum):
 
 
 class Source(NamedTuple):
-    """A picture: its file, the folder of the call in which it was found (None: named itself), and which frame of it."""
+    """A picture: its file, the folder of the call in which it was found (None: named itself), which frame of it, and
+    what it is called where that isn't its path."""
 
     path: Path
     folder: Path | None = None
     frame: int | None = None
+    called: str | None = None
 
     @property
     def subfolder(self) -> Path:
         return Path() if self.folder is None else self.path.relative_to(self.folder).parent
 
     def __str__(self) -> str:
-        return str(self.path) if self.frame is None else f"{self.path} (frame {self.frame + 1})"  # as in results' names
+        name = self.called or str(self.path)
+        return name if self.frame is None else f"{name} (frame {self.frame + 1})"  # as in results' names
 
 
 class Target(NamedTuple):
@@ -332,11 +337,26 @@ def settle(jobs: Sequence[Job], existing: Existing | None) -> Settled:
         if foreign is not None:
             cure = "move it away, or choose another -o or --name"
             settled.complaints.append(f"{foreign}: exists and is no result of PatchScaler; {cure}")
-        elif exists and policy is Existing.skip:
+        elif exists and (policy is Existing.skip or (policy is Existing.update and not _is_older(job))):
             settled.skipped.append(job)
         else:
             settled.todo.append(job)
     return settled
+
+
+def _is_older(job: Job) -> bool:
+    """Whether a result was written before its picture was."""
+    return os.path.getmtime(job.result) < os.path.getmtime(job.source.path)
+
+
+def check_names(job: Job) -> None:
+    """Raises ImageWriteError for a result whose name is too long."""
+    for path in job.outputs:
+        length = len(os.fsencode(path.name))
+        if length > LONGEST_NAME:
+            raise ImageWriteError(
+                f"{path}: its name has {length} bytes, {LONGEST_NAME} are possible; choose a shorter -o or --name"
+            )
 
 
 def _is_ours(path: Path) -> bool:
