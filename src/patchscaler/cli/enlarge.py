@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import typer
 
 from patchscaler import __version__
-from patchscaler.cli.folders import Job, Targets, check_names, make_folders
+from patchscaler.cli.existing import check_names
+from patchscaler.cli.folders import Job, Targets, make_folders
 from patchscaler.errors import ImageWriteError, PatchScalerError
 from patchscaler.making import Made, Order, Pass, make, parts_of, reason, seconds_of
 

@@ -8,21 +8,19 @@ import typer
 
 from patchscaler.cli.backbone import Backbone
 from patchscaler.cli.enlarge import Call, complain, make_crew, work_off
+from patchscaler.cli.existing import Existing, check_names, settle
 from patchscaler.cli.folders import (
     DEFAULT_NAME,
     FORMAT_SUFFIXES,
-    Existing,
     FileFormat,
     Frames,
     Job,
     Naming,
     Source,
     Targets,
-    check_names,
     find_sources,
     left_out,
     plan_jobs,
-    settle,
     size_label,
     target,
 )
