@@ -12,9 +12,9 @@ from PIL import Image
 
 from command_files import files_in, make_picture, make_result
 from conftest import Call
+from patchscaler.cli.existing import Existing, settle
 from patchscaler.cli.folders import (
     DEFAULT_NAME,
-    Existing,
     FileFormat,
     Frames,
     Naming,
@@ -23,7 +23,6 @@ from patchscaler.cli.folders import (
     Targets,
     find_sources,
     plan_jobs,
-    settle,
     size_label,
 )
 from patchscaler.errors import ConfigError

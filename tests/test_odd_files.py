@@ -221,8 +221,6 @@ def test_bytes_and_file_objects_are_pictures(tmp_path):
             assert dict(read.texts) == {"Title": "A view"}
     with pytest.raises(ImageReadError, match="the picture: a PDF"):
         picture_from(io.BytesIO(b"%PDF-1.4"))
-    with pytest.raises(ImageReadError, match="binary mode"):
-        picture_from(io.StringIO("text"))
 
 
 def test_numbers_that_pass_one_by_rounding_are_cut():

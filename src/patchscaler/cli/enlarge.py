@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import typer
 
 from patchscaler import __version__
+from patchscaler.cli.existing import check_names
 from patchscaler.cli.folders import Job, Targets, make_folders
 from patchscaler.errors import ImageWriteError, PatchScalerError
 from patchscaler.making import Made, Order, Pass, make, parts_of, reason, seconds_of
@@ -33,11 +34,15 @@ STAGE_SHARES = {"restore": 0.14, "second": 0.5, "prompt": 0.06, "sample": 0.18, 
 
 
 class Call(NamedTuple):
-    """What one call of the command wants of all its pictures, where its files go, and what makes them (as `make`)."""
+    """What one call of the command wants of all its pictures, where its files go, and what makes them (as `make`).
+
+    aside  words go to stderr, because the result goes to stdout
+    """
 
     targets: Targets
     order: Order
     make: Callable[..., Made] = make
+    aside: bool = False
 
 
 def work_off(crew: "Crew", jobs: Sequence[Job], call: Call) -> int:
@@ -49,13 +54,14 @@ def _done(crew: "Crew", job: Job, call: Call) -> bool:
     """Do one job and say so; False, and a line on stderr, if it failed."""
     try:
         make_folders(job, call.targets)
-        typer.echo(_enlarge(crew, job, call))
+        line = _enlarge(crew, job, call)
+        typer.echo(line, err=call.aside)
         return True
     except (PatchScalerError, OSError, MemoryError, RuntimeError) as error:
-        line = reason(str(job.source), error)
-        if line is None:
+        words = reason(str(job.source), error)
+        if words is None:
             raise
-        complain(line)
+        complain(words)
     return False
 
 
@@ -69,11 +75,13 @@ def make_crew(model: str, devices: list[str], split: str) -> "Crew":
 
 def _enlarge(crew: "Crew", job: Job, call: Call) -> str:
     """Do one job; one line about it."""
-    from patchscaler.imaging.files import check_format, losses, read_picture
+    from patchscaler.imaging.files import PictureFile, check_format, losses, read_picture
     from patchscaler.sizes import target_size
 
     global started
-    picture = read_picture(job.source.path, frame=job.source.frame)
+    check_names(job)
+    file = PictureFile(job.source.called or str(job.source.path), job.source.path)
+    picture = read_picture(file, frame=job.source.frame)
     size = target_size(picture.size, **call.order.wish)
     kind = check_format(job.result, size)
     for path in job.outputs:  # before the long work
@@ -93,14 +101,14 @@ def _enlarge(crew: "Crew", job: Job, call: Call) -> str:
     clear()
     started = time.perf_counter()
     lost = "".join(f"; {loss}" for loss in losses(picture, kind, call.order.saving["metadata"]))
-    return _summary(job, picture.size, size, passes) + lost
+    return _summary(job, picture.size, size, passes, "standard output" if call.aside else None) + lost
 
 
-def _summary(job: Job, before: "Size", after: "Size", passes: Sequence[Pass]) -> str:
+def _summary(job: Job, before: "Size", after: "Size", passes: Sequence[Pass], named: str | None) -> str:
     report = passes[-1].report
     sizes = " -> ".join(f"{size.width}x{size.height}" for size in (before, after))
     groups = ", ".join(f"{count} {name}" for name, count in report.patches.items())
-    line = f"{job.source} -> {job.result}: {sizes} in {seconds_of(passes):.1f} s, patches: {groups}"
+    line = f"{job.source} -> {named or job.result}: {sizes} in {seconds_of(passes):.1f} s, patches: {groups}"
     if report.second is not None and report.second["asked"]:
         line += f"; second restorer: {report.second['asked']:.0%}"
     if report.budget is not None:

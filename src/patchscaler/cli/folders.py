@@ -1,11 +1,9 @@
-"""Which pictures a call means, what their results are called, and what is done where these exist already."""
+"""Which pictures a call means, and what their results are called."""
 
-import itertools
-import json
 import os
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
@@ -15,15 +13,6 @@ from patchscaler.errors import ConfigError, ImageReadError, ImageWriteError
 FORMAT_SUFFIXES = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tif": ".tif"}
 DEFAULT_NAME = "{stem}_{size}"
 MOST_KINDS = 6  # of files left out, that are named
-
-
-class Existing(str, Enum):
-    """What to do where a result exists."""
-
-    skip = "skip"
-    overwrite = "overwrite"
-    rename = "rename"
-    refuse = "refuse"
 
 
 class Frames(str, Enum):
@@ -45,18 +34,21 @@ class FileFormat(str, Enum):
 
 
 class Source(NamedTuple):
-    """A picture: its file, the folder of the call in which it was found (None: named itself), and which frame of it."""
+    """A picture: its file, the folder of the call in which it was found (None: named itself), which frame of it, and
+    what it is called where that isn't its path."""
 
     path: Path
     folder: Path | None = None
     frame: int | None = None
+    called: str | None = None
 
     @property
     def subfolder(self) -> Path:
         return Path() if self.folder is None else self.path.relative_to(self.folder).parent
 
     def __str__(self) -> str:
-        return str(self.path) if self.frame is None else f"{self.path} (frame {self.frame + 1})"  # as in results' names
+        name = self.called or str(self.path)
+        return name if self.frame is None else f"{name} (frame {self.frame + 1})"  # as in results' names
 
 
 class Target(NamedTuple):
@@ -299,56 +291,3 @@ def _lies_in(source: Source, folder: Path) -> bool:
         and place.is_relative_to(searched)
         and Path(os.path.realpath(source.path)).is_relative_to(place)
     )
-
-
-class Settled(NamedTuple):
-    """Jobs to do, those to skip because their result exists, and a complaint for each whose file is somebody else's."""
-
-    todo: list[Job]
-    skipped: list[Job]
-    complaints: list[str]
-
-
-def settle(jobs: Sequence[Job], existing: Existing | None) -> Settled:
-    """What to do by what exists. None: skip where found in a folder, overwrite where named.
-
-    A file under a name that the user didn't give is a result only if it bears our mark: another one is neither
-    overwritten nor taken for done.
-    Raises ConfigError with `refuse` if a result exists.
-    """
-    settled = Settled([], [], [])
-    for job in jobs:
-        policy = existing or (Existing.overwrite if job.source.folder is None else Existing.skip)
-        exists = os.path.lexists(job.result)
-        if exists and policy is Existing.refuse:
-            raise ConfigError(
-                f"{job.result}: exists already; move it away or choose --existing skip, overwrite or rename"
-            )
-        if exists and policy is Existing.rename:
-            taken = {path for planned in jobs for path in planned.outputs}
-            names = (job.result.with_stem(f"{job.result.stem}_{number}") for number in itertools.count(2))
-            job = replace(job, result=next(n for n in names if not os.path.lexists(n) and n not in taken))
-        foreign = next((path for path in job.outputs if path not in job.named and not _is_ours(path)), None)
-        if foreign is not None:
-            cure = "move it away, or choose another -o or --name"
-            settled.complaints.append(f"{foreign}: exists and is no result of PatchScaler; {cure}")
-        elif exists and policy is Existing.skip:
-            settled.skipped.append(job)
-        else:
-            settled.todo.append(job)
-    return settled
-
-
-def _is_ours(path: Path) -> bool:
-    """Whether a file may be replaced because it is free, or a result, map or report of an earlier call."""
-    from patchscaler.imaging.searching import is_result
-
-    if not os.path.lexists(path) or os.path.isdir(path):  # a folder in the way is said when the job's turn comes
-        return True
-    if path.suffix != ".json":
-        return is_result(path)
-    try:
-        report = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return False
-    return isinstance(report, dict) and {"input", "output", "model", "stages"} <= set(report)

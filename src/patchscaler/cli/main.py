@@ -18,6 +18,7 @@ from patchscaler.cli.export import export_app
 from patchscaler.cli.info import info
 from patchscaler.cli.model import assemble, calibrate, memory_app
 from patchscaler.cli.serve import serve
+from patchscaler.cli.streams import talk_on
 from patchscaler.cli.train import train
 from patchscaler.cli.upscale import upscale
 from patchscaler.errors import ConfigError, PatchScalerError
@@ -67,6 +68,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file name need not be text
+    talk_on()
     try:
         _check_arguments(sys.argv[1:])
         app()

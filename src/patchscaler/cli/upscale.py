@@ -8,21 +8,23 @@ import typer
 
 from patchscaler.cli.backbone import Backbone
 from patchscaler.cli.enlarge import Call, complain, make_crew, work_off
+from patchscaler.cli.existing import Existing, check_names, settle
 from patchscaler.cli.folders import (
     DEFAULT_NAME,
-    Existing,
+    FORMAT_SUFFIXES,
     FileFormat,
     Frames,
     Job,
     Naming,
+    Source,
     Targets,
     find_sources,
     left_out,
     plan_jobs,
-    settle,
     size_label,
     target,
 )
+from patchscaler.cli.streams import PIPE, STDIN, piped, send
 from patchscaler.errors import ConfigError, ImageReadError, ImageWriteError, PatchScalerError
 from patchscaler.making import Order, make
 
@@ -32,11 +34,13 @@ if TYPE_CHECKING:
 
 def upscale(
     inputs: Annotated[
-        list[Path], typer.Argument(metavar="INPUT", readable=False, help="pictures, or folders of pictures")
+        list[str], typer.Argument(metavar="INPUT", help="pictures, or folders of pictures; - for standard input")
     ],
     output: Annotated[
         str | None,
-        typer.Option("--output", "-o", metavar="FILE_OR_DIR", help="default: <stem>_x4.png beside each input"),
+        typer.Option(
+            "--output", "-o", metavar="FILE_OR_DIR", help="default: <stem>_x4.png beside each input; - for stdout"
+        ),
     ] = None,
     scale: Annotated[
         float | None, typer.Option(help="enlargement of each side, 1 (restore only) to 8, fractions too; default 4")
@@ -98,8 +102,8 @@ def upscale(
         str, typer.Option(metavar="TEMPLATE", help="of results: {stem} {ext} {size} {model} {seed} {frame}")
     ] = DEFAULT_NAME,
     file_format: Annotated[
-        FileFormat, typer.Option("--format", help="of results without a name given")
-    ] = FileFormat.png,
+        FileFormat | None, typer.Option("--format", help="of results without a name given [default: png]")
+    ] = None,
     file_quality: Annotated[int, typer.Option(min=1, max=100, help="of JPEG and WebP files")] = 95,
     lossless: Annotated[bool, typer.Option("--lossless", help="WebP without loss")] = False,
     metadata: Annotated[
@@ -126,43 +130,64 @@ def upscale(
     order = Order(model, wish, settings, saving, resume)
     devices = choose_devices(device, workers)
 
-    # 1. Everything that can be wrong with the call as a whole, before any work.
-    search = find_sources(inputs, recursive, frames)
-    for complaint in search.complaints:
-        complain(complaint)
-    several = len(inputs) > 1 or any(map(os.path.isdir, inputs)) or frames is Frames.each
-    targets = Targets(
-        target("-o", output, several), target("--qmap", qmap, several), target("--report", report, several)
-    )
-    naming = Naming(name, size_label(**wish), model, seed, file_format)
-    planned = plan_jobs(search.sources, targets, naming)
-    jobs, skipped, foreign = settle(planned, existing)
-    for complaint in foreign:
-        complain(complaint)
-    complained = len(search.complaints) + len(foreign)
-    aside = left_out(search, planned, targets)
-    if dry_run:
-        failures = sum(not _foretell(job, wish) for job in jobs)
-        if aside:
-            typer.echo(aside)
-        raise typer.Exit(min(1, complained + failures))
+    check_file_options(output, file_format, lossless)
+    naming = Naming(name, size_label(**wish), model, seed, file_format or FileFormat.png)
+    with piped(inputs, output, naming.suffix(Source(Path("picture")))) as (paths, place, sent):
+        # 1. Everything that can be wrong with the call as a whole, before any work.
+        search = find_sources(paths, recursive, frames)
+        if inputs == [PIPE]:
+            search = search._replace(sources=[source._replace(called=STDIN) for source in search.sources])
+        for complaint in search.complaints:
+            complain(complaint)
+        several = len(inputs) > 1 or any(map(os.path.isdir, inputs)) or frames is Frames.each
+        targets = Targets(
+            target("-o", place, several), target("--qmap", qmap, several), target("--report", report, several)
+        )
+        planned = plan_jobs(search.sources, targets, naming)
+        jobs, skipped, foreign = settle(planned, existing)
+        for complaint in foreign:
+            complain(complaint)
+        complained = len(search.complaints) + len(foreign)
+        aside = left_out(search, planned, targets)
+        if dry_run:
+            failures = sum(not _foretell(job, wish) for job in jobs)
+            if aside:
+                typer.echo(aside)
+            raise typer.Exit(min(1, complained + failures))
 
-    # 2. Each picture for itself.
-    try:
-        failures = 0
-        if jobs:
-            with make_crew(model, devices, split) as crew:
-                way = borrowed.load(devices[0]) or make
-                failures = work_off(crew, jobs, Call(targets, order, way))
-    except KeyboardInterrupt as error:
-        typer.echo("patchscaler: interrupted; finished pictures are kept", err=True)
-        raise typer.Exit(130) from error
+        # 2. Each picture for itself.
+        try:
+            failures = 0
+            if jobs:
+                with make_crew(model, devices, split) as crew:
+                    way = borrowed.load(devices[0]) or make
+                    failures = work_off(crew, jobs, Call(targets, order, way, sent is not None))
+            if sent is not None and jobs and not failures:
+                send(sent)
+        except KeyboardInterrupt as error:
+            typer.echo("patchscaler: interrupted; finished pictures are kept", err=True)
+            raise typer.Exit(130) from error
     if len(jobs) + len(skipped) + complained > 1 or skipped or aside:
         words = [f"{len(jobs) - failures} enlarged, {len(skipped)} skipped, {failures + complained} failed"]
         words += ["--existing overwrite does the skipped ones again"] * bool(skipped) + [aside] * bool(aside)
         typer.echo("; ".join(words))
     if failures or complained:
         raise typer.Exit(1)
+
+
+def check_file_options(output: str | None, file_format: FileFormat | None, lossless: bool) -> None:
+    """Raises ConfigError for a --format or --lossless that contradicts the ending of -o."""
+    from patchscaler.imaging.files import FORMATS
+
+    suffix = Path(output or "").suffix.lower()
+    named = FORMATS.get(suffix)
+    wanted = None
+    if file_format is not None and file_format is not FileFormat.same:
+        wanted = FORMATS[FORMAT_SUFFIXES[file_format.value]]
+        if named and named != wanted:
+            raise ConfigError(f"--format {file_format.value} and -o {output} contradict each other; leave one out")
+    if lossless and (named or wanted) == "JPEG":
+        raise ConfigError("--lossless: a JPEG never is; choose webp, png or tif")
 
 
 def parse_settings(
@@ -244,6 +269,7 @@ def _foretell(job: Job, wish: dict[str, Any]) -> bool:
     from patchscaler.sizes import target_size
 
     try:
+        check_names(job)
         before = read_size(job.source.path, frame=job.source.frame)
         after = target_size(before, **wish)
         check_format(job.result, after)

@@ -51,6 +51,7 @@ __all__ = [
     "MAX_PIXELS",
     "PICTURE_SUFFIXES",
     "Picture",
+    "PictureFile",
     "check_format",
     "find_frames",
     "find_pictures",
@@ -81,15 +82,15 @@ def read_picture(source: Source, *, frame: int | None = None, max_pixels: int = 
     mode, an animation or several pages where no frame is given, or of more than `max_pixels` pixels (by its header,
     before anything is decoded).
     """
-    file, remarks = file_of(source), ()
+    file = file_of(source)
     try:
-        picture = _read(file, frame, max_pixels)
+        return _read(file, frame, max_pixels)
     except ImageReadError:
         mended = mend(file, max_pixels)
         if mended is None:
             raise
-        picture, remarks = _read(mended.file, frame, max_pixels), (mended.remark,)
-    return replace(picture, remarks=(*picture.remarks, *remarks))
+        picture = _read(mended.file, frame, max_pixels)
+        return replace(picture, remarks=(*picture.remarks, mended.remark))
 
 
 def _read(file: PictureFile, frame: int | None, max_pixels: int) -> Picture:

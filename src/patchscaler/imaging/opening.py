@@ -14,7 +14,7 @@ from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from patchscaler.errors import ImageReadError
-from patchscaler.imaging.unreadable import DECODE_ERRORS, RAW_SUFFIXES, what_it_is
+from patchscaler.imaging.unreadable import COMPRESSION, DECODE_ERRORS, RAW_SUFFIXES, never_decoded, what_it_is
 
 # What is decoded: pictures proper. Pillow opens others too, EPS by starting a PostScript interpreter.
 READ_FORMATS = (
@@ -70,6 +70,8 @@ def opened(file: PictureFile) -> Iterator[ImageFile]:
             with open_picture(file) as image:
                 if isinstance(image, TiffImageFile) and (DNG_VERSION in image.tag_v2 or not frames_of(image)):
                     _refuse_raw(name)
+                if isinstance(image, TiffImageFile) and never_decoded(image.tag_v2.get(COMPRESSION, 1)):
+                    raise ValueError("unknown compression")
                 yield image
     except ImageReadError:
         raise

@@ -59,6 +59,11 @@ def what_it_is(file: "PictureFile") -> str | None:
     return None
 
 
+def never_decoded(compression: int) -> bool:
+    """Whether a TIFF's compression is one that Pillow's libtiff lacks, which would print words of its own."""
+    return compression in (34887, 50001, 50002)
+
+
 def _about_tiff(file: "PictureFile") -> str | None:
     with file.open() as stream:
         header = stream.read(16 if file.head()[2:4] in (b"+\0", b"\0+") else 8)  # BigTIFF's is longer

@@ -1,7 +1,6 @@
 """Pictures from strangers: counted while they stream in, looked at before they are decoded, refused in one line."""
 
 import functools
-import sys
 import warnings
 from contextlib import suppress
 from pathlib import Path
@@ -12,10 +11,10 @@ from fastapi import HTTPException, Request
 from starlette.requests import ClientDisconnect
 
 from patchscaler.errors import ImageReadError
-from patchscaler.imaging.files import find_frames, read_picture, read_size
+from patchscaler.imaging.files import find_frames, read_picture
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.mending import mend
-from patchscaler.imaging.opening import file_of, open_picture, readable, register_heif
+from patchscaler.imaging.opening import PictureFile, file_of, open_picture, readable, register_heif
 from patchscaler.imaging.unreadable import DECODE_ERRORS
 from patchscaler.sizes import target_size
 from patchscaler.web.jobs import Job
@@ -115,16 +114,20 @@ def check(job: Job, limits: Limits) -> None:
 
 
 def _size_by_header(path: Path) -> Size:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
-            with open_picture(file_of(path), formats=FORMATS) as image:
-                return Size(image.height, image.width)
-    except DECODE_ERRORS:
-        mended = mend(file_of(path), max_pixels=0)
-        if mended is None:
-            _refuse_type()
-        return read_size(mended.file, max_pixels=sys.maxsize)
+    file = file_of(path)
+    with suppress(*DECODE_ERRORS):
+        return _header(file)
+    with suppress(*DECODE_ERRORS):
+        if mended := mend(file, max_pixels=0):
+            return _header(mended.file)
+    _refuse_type()
+
+
+def _header(file: PictureFile) -> Size:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
+        with open_picture(file, formats=FORMATS) as image:
+            return Size(image.height, image.width)
 
 
 def _refuse_frames(path: Path) -> None:
