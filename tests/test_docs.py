@@ -39,7 +39,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, photo: Image.Image) ->
     return tmp_path
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/python.md", "docs/adapters.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md", "docs/diffusers.md", "docs/adapters.md"])
 def test_python_examples_run(desk: Path, page: str, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     load = PatchScalerPipeline.from_pretrained
     monkeypatch.setattr(PatchScalerPipeline, "from_pretrained", lambda *names: load(*names, dtype=torch.float32))

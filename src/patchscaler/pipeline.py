@@ -24,7 +24,7 @@ from patchscaler.errors import ConfigError, WeightsError
 from patchscaler.imaging.files import Picture
 from patchscaler.inference.crew import Crew
 from patchscaler.inference.habits import Calls, StepCallback, pictures_of, seeds_of, step_bar, step_end
-from patchscaler.inference.output import OutputType, PatchScalerBatch, PatchScalerOutput, batch_of
+from patchscaler.inference.output import PatchScalerBatch, PatchScalerOutput, batch_of
 from patchscaler.inference.parts import (
     OVERLAP,
     PARTS,
@@ -37,7 +37,7 @@ from patchscaler.inference.parts import (
     default_dtype,
 )
 from patchscaler.inference.run import Run
-from patchscaler.inference.settings import GAMMAS, TAUS, Settings, choose_denoise, choose_steps
+from patchscaler.inference.settings import GAMMAS, TAUS, OutputType, Settings, choose_denoise, choose_steps
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.fusion import Fusion
 from patchscaler.models.patch_dit import PatchDiT, TextureCache
@@ -332,7 +332,7 @@ class PatchScalerPipeline(DiffusionPipeline):
             raise ConfigError("weights are saved as safetensors only: leave safe_serialization out")
         hub = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
         super().save_pretrained(save_directory, variant=variant, max_shard_size=max_shard_size, **kwargs)
-        finish_folder(Path(save_directory), self._origin)
+        finish_folder(Path(save_directory), self._origin or (Path(self.name_or_path) if self.name_or_path else None))
         if push_to_hub:
             upload(Path(save_directory), **hub)
 

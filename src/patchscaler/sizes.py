@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+from typing_extensions import Unpack
 
 from patchscaler import __version__
 from patchscaler.errors import ConfigError
@@ -17,6 +18,7 @@ from patchscaler.imaging.alpha import bounded_alpha, extend_colours
 from patchscaler.imaging.files import Picture, picture_from, to_pil, write_picture
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.resize import resize_bicubic
+from patchscaler.inference.options import SamplingOptions
 from patchscaler.report import Progress, ProgressCallback
 
 if TYPE_CHECKING:
@@ -79,14 +81,14 @@ def enlarge(
     height: int | None = None,
     max_side: int | None = None,
     on_progress: ProgressCallback | None = None,
-    **options: Any,
+    **options: Unpack[SamplingOptions],
 ) -> Enlargement:
     """Enlarge a picture to any size from 1 to 8 times its own; its proportions stay.
 
     image                    path, PIL image, numpy array, tensor or Picture
     scale                    1 (restore only) to 8, fractions too; 4 if no size is given
     width, height, max_side  in pixels, instead of `scale`; of several, all are kept to
-    options                  of the pipeline's call: seed, steps, ...
+    options                  of the pipeline's call: seed, quality, steps, ... (SamplingOptions)
 
     Up to x4 is one pass of the model and a reduction, more two passes: the first leads to a quarter of the size. The
     alpha channel goes the same way as a grey picture, through the restorer alone.
@@ -95,7 +97,9 @@ def enlarge(
     picture = image if isinstance(image, Picture) else picture_from(image)
 
     def four_times(part: Picture, notify: ProgressCallback | None, restore_only: bool) -> Any:
-        return pipe(part, output_type="pt", on_progress=notify, **({"steps": (0, 0, 0)} if restore_only else options))
+        if restore_only:
+            return pipe(part, output_type="pt", on_progress=notify, steps=(0, 0, 0))
+        return pipe(part, output_type="pt", on_progress=notify, **options)
 
     wish = {"scale": scale, "width": width, "height": height, "max_side": max_side}
     size = target_size(picture.size, **wish)  # type: ignore[arg-type]

@@ -6,8 +6,7 @@ from typing import TypedDict
 import torch
 
 from patchscaler.inference.habits import StepCallback
-from patchscaler.inference.output import OutputType
-from patchscaler.inference.settings import Quality
+from patchscaler.inference.settings import OutputType, Quality
 from patchscaler.report import PreviewCallback, ProgressCallback
 
 

@@ -1,7 +1,7 @@
 """What a call of the pipeline returns."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,8 +10,6 @@ from torch import Tensor
 
 from patchscaler.imaging.picture import Picture, to_pil
 from patchscaler.report import Report
-
-OutputType = Literal["pil", "np", "pt", "latent"]
 
 
 @dataclass

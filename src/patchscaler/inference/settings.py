@@ -8,6 +8,7 @@ from typing import Literal
 from patchscaler.diffusion.pgs import GroupConfig, plan
 from patchscaler.errors import ConfigError
 
+OutputType = Literal["pil", "np", "pt", "latent"]
 Quality = Literal["fast", "balanced", "best"]  # the keys of QUALITIES
 # Steps of simple, medium and hard patches. The only place with these numbers; docs/speed.md says what each costs.
 QUALITIES: dict[str, tuple[int, int, int]] = {

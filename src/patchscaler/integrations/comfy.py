@@ -4,7 +4,7 @@ IMAGE is (b,height,width,3) float32 in [0,1] on the CPU, MASK (b,height,width); 
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -16,6 +16,7 @@ from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.qmap import draw_qmap
 from patchscaler.imaging.resize import resize_bicubic
 from patchscaler.inference.parts import default_dtype
+from patchscaler.inference.settings import Quality
 from patchscaler.models.texture import ReferenceTextureMemory
 from patchscaler.pgs import pool_confidence
 from patchscaler.pipeline import PatchScalerPipeline
@@ -62,7 +63,7 @@ def upscale(
             pipe,
             image.permute(2, 0, 1)[:3],
             scale=scale,
-            quality=quality,
+            quality=cast(Quality, quality),  # the call checks it
             seed=seed,
             denoise=denoise,
             on_progress=_within(on_share, number, len(images)),
