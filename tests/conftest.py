@@ -91,7 +91,7 @@ def build_tiny_pipeline():
         _shake(part, number)
     memory.fill(torch.randn(20, 32, 16, 16), torch.randn(20, 16))
     second = RrdbRestorer(width=16, growth=8, blocks=1)
-    fusion = Fusion(first_width=16, second_width=16, width=16, blocks=1, gate_limit=0.1)
+    fusion = Fusion(first_width=16, second_width=16, width=16, blocks=1, gate_limit=0.1, gate_share=0.01)
     for number, part in enumerate((second, fusion)):
         _shake(part, 5 + number)
     fusion.gate_exit.bias.data.add_(0.22)  # so that of `photo` a part is asked for

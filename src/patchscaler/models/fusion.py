@@ -38,6 +38,8 @@ class Fusion(ModelMixin, ConfigMixin):
     width, blocks    | channels and residual blocks, on the latent grid
     gate_limit       | expected gain in LPIPS from which on the second restorer is asked
     gate_reach       | latents around a place whose mean gain decides
+    gate_share       | mean share of the fused answer in a picture below which the second restorer isn't asked at all:
+                     | a few spots of a clean picture aren't worth its start
 
     An output latent depends on `reach` latents around it and on nothing else. What it reads differs much in size from
     channel to channel; `standardise` measures that once, before training.
@@ -56,6 +58,7 @@ class Fusion(ModelMixin, ConfigMixin):
         blocks: int = 6,
         gate_limit: float = 0.01,
         gate_reach: int = 4,
+        gate_share: float = 0.25,
     ) -> None:
         super().__init__()
         if gate_limit <= 0 or gate_reach < 0:
@@ -132,11 +135,13 @@ class Fusion(ModelMixin, ConfigMixin):
         """The fused answer's share of the result at each latent of a whole picture, in [0,1], and the `lean` for it.
 
         denoise  0.5: the gate decides: 0 where the mean gain of the latents up to `gate_reach` away is below half the
-                 limit, 1 from one and a half of it on. Below and above, less and more of the picture, up to nothing (0)
-                 and everything (1), and the second restorer counts for less and for more within it
+                 limit, 1 from one and a half of it on; 0 everywhere if that is less than `gate_share` on average.
+                 Below and above, less and more of the picture, up to nothing (0) and everything (1), and the second
+                 restorer counts for less and for more within it
         """
         shift = 2 * denoise - 1
         gated = (self.neighbourhood(gain) / float(self.config["gate_limit"]) - 0.5).clamp(0, 1)
+        gated = gated * (gated.mean() >= float(self.config["gate_share"]))
         return (gated + shift).clamp(0, 1), LEAN * shift
 
     def neighbourhood(self, gain: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:

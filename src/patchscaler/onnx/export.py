@@ -174,7 +174,7 @@ def _gate(pipeline: PatchScalerPipeline) -> dict[str, Any] | None:
     """What decides where the second restorer is asked; None: there is none."""
     if pipeline.fusion is None:
         return None
-    config = {name: pipeline.fusion.config[name] for name in ("gate_limit", "gate_reach")}
+    config = {name: pipeline.fusion.config[name] for name in ("gate_limit", "gate_reach", "gate_share")}
     return config | {"tile": SECOND_TILE, "halo": SECOND_HALO, "lean": LEAN}
 
 

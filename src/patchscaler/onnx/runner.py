@@ -107,7 +107,9 @@ class OnnxUpscaler:
         gate = self.settings["gate"]
         shift = 2 * denoise - 1
         mean = neighbourhood_mean(gain, gate["gate_reach"])
-        share = ((mean / gate["gate_limit"] - 0.5).clip(0, 1) + shift).clip(0, 1).astype(np.float32)
+        gated = (mean / gate["gate_limit"] - 0.5).clip(0, 1)
+        gated = gated * (gated.mean() >= gate["gate_share"])
+        share = (gated + shift).clip(0, 1).astype(np.float32)
         lean = np.float32(gate["lean"] * shift)
         for inner in asked_tiles(share[0], gate["tile"]):
             outer = tuple(
