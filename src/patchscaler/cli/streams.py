@@ -7,9 +7,14 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, TextIO, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from patchscaler.errors import ConfigError, ImageWriteError
+
+if TYPE_CHECKING:
+    from typing import BinaryIO, TextIO
+else:  # checkers at run time ask for methods that streams needn't have
+    BinaryIO = TextIO = Any
 
 PIPE = "-"
 STDIN = "standard input"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped
@@ -30,7 +30,7 @@ from patchscaler.imaging.metadata import (
     updated,
     webp_options,
 )
-from patchscaler.imaging.opening import PictureFile, file_of, frames_of, open_picture, opened
+from patchscaler.imaging.opening import BinaryIO, PictureFile, file_of, frames_of, open_picture, opened
 from patchscaler.imaging.picture import (
     Picture,
     as_float,

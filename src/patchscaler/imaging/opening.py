@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
 
 from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
@@ -15,6 +15,11 @@ from PIL.TiffImagePlugin import TiffImageFile
 
 from patchscaler.errors import ImageReadError
 from patchscaler.imaging.unreadable import COMPRESSION, DECODE_ERRORS, RAW_SUFFIXES, never_decoded, what_it_is
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+else:  # checkers at run time ask for methods that file objects needn't have
+    BinaryIO = Any
 
 # What is decoded: pictures proper. Pillow opens others too, EPS by starting a PostScript interpreter.
 READ_FORMATS = (
