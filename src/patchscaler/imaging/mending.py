@@ -2,6 +2,7 @@
 
 import hashlib
 import struct
+import warnings
 import zlib
 from typing import NamedTuple
 
@@ -21,7 +22,8 @@ class Mended(NamedTuple):
 def mend(file: PictureFile, max_pixels: int) -> Mended | None:
     """A file that could not be read, mended; None where its defect is another one."""
     try:
-        with file.open() as stream:
+        with warnings.catch_warnings(), file.open() as stream:
+            warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
             head = stream.read(8)
             if head == PNG_HEAD:
                 return _without_broken_remarks(file.name, head + stream.read())
