@@ -135,7 +135,7 @@ def test_policies(tmp_path: Path, existing: Existing | None, named: bool) -> Non
         return
     todo, skipped, complaints = settle(jobs, existing)
     assert complaints == []
-    skips = existing is Existing.skip or (existing is None and not named)
+    skips = existing in (Existing.skip, Existing.update) or (existing is None and not named)
     first = "p_x4_3.png" if existing is Existing.rename else "p_x4.png"
     assert [job.result.name for job in todo] == (["q_x4.png"] if skips else [first, "q_x4.png"])
     assert [job.result.name for job in skipped] == (["p_x4.png"] if skips else [])

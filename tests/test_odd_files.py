@@ -2,18 +2,19 @@
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin
 
 from made_pictures import samples_of
-from patchscaler.errors import ConfigError, ImageReadError
+from patchscaler.errors import ImageReadError
 from patchscaler.imaging.files import Picture, losses, picture_from, read_picture, read_size, write_picture
 from patchscaler.imaging.searching import find_pictures
-from patchscaler.inference.settings import Settings
 
 HEAD = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -90,20 +91,37 @@ def test_pixels_in_metadata_grow_with_the_picture(tmp_path):
     assert (photo[0xA20E], photo[0xA20F]) == (4000, 2000)
 
 
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_places_turn_with_the_picture(tmp_path, orientation):
+def test_places_turn_with_the_picture(tmp_path, orientation, suffix):
     """The subject is a white spot; its place is read where the spot is then."""
     image = Image.new("L", (60, 40))
     image.paste(255, (9, 19, 12, 22))
     exif = Image.Exif()
     exif[0x0112] = orientation
     exif.get_ifd(0x8769)[0xA214] = (10, 20)
-    image.save(tmp_path / "in.png", exif=exif)
-    read = read_picture(tmp_path / "in.png")
+    path, pixels = tmp_path / f"in{suffix}", picture_from(image).pixels
+    write_picture(path, pixels, like=Picture(pixels, grey=True, exif=exif.tobytes()))
+    read = read_picture(path)
+    assert read.size == read_size(path)
     tags = Image.Exif()
     tags.load(read.exif)
     x, y = tags.get_ifd(0x8769)[0xA214]
     assert read.pixels[0, 0, y, x] == 1
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("compression", [None, "tiff_lzw"])
+def test_tiffs_on_their_side(tmp_path, mode, orientation, compression):
+    image = Image.fromarray(samples_of(5, 8, 3)).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / "in.tif", exif=exif, compression=compression)
+    image.getexif()[0x0112] = orientation
+    expected = picture_from(ImageOps.exif_transpose(image)).pixels
+    torch.testing.assert_close(read_picture(tmp_path / "in.tif").pixels, expected)
+    assert read_size(tmp_path / "in.tif") == expected.shape[2:]
 
 
 # --- colours
@@ -232,12 +250,19 @@ def test_numbers_that_pass_one_by_rounding_are_cut():
 
 
 def test_whole_numbers_of_numpy_are_whole_numbers():
-    settings = Settings(steps=tuple(np.array([0, 3, 4])), seed=np.int64(7))
-    assert (settings.steps, settings.seed) == ((0, 3, 4), 7)
-    assert type(settings.seed) is int
-    for wrong in ({"seed": 1.5}, {"seed": 2.0}, {"steps": (0, 1.5, 2)}):
-        with pytest.raises(ConfigError, match="whole numbers"):
-            Settings(**wrong)
+    """In a process of its own: here types are checked more strictly than anywhere else."""
+    code = (
+        "import numpy\nfrom patchscaler.inference.settings import Settings\n"
+        "made = Settings(steps=tuple(numpy.array([0, 3, 4])), seed=numpy.int64(7))\n"
+        "print(made.steps, made.seed, type(made.seed).__name__)\n"
+        "for wrong in ({'seed': 1.5}, {'seed': 2.0}, {'steps': (0, 1.5, 2)}):\n"
+        "    try:\n        Settings(**wrong)\n"
+        "    except Exception as error:\n        print(type(error).__name__, error)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said[0] == "(0, 3, 4) 7 int"
+    assert len(said) == 4
+    assert all(line.startswith("ConfigError") and line.endswith("must be whole numbers") for line in said[1:])
 
 
 def test_a_picture_without_a_file_has_no_remarks():

@@ -66,7 +66,7 @@ def test_of_several_bounds_all_are_kept_and_one_is_met(height, width, factors):
         ({"scale": 9}, "scale 9 must"),
         ({"scale": float("nan")}, "scale nan must"),
         ({"scale": 2, "width": 50}, "scale 2 and width contradict"),
-        ({"max_side": 29}, "max_side 29 of a picture of 20x30 means x0.967.*larger already"),
+        ({"max_side": 29}, "max_side 29 of a picture of 30x20 means x0.967.*larger already"),
         ({"width": 241}, "width 241 .* means x8.03.*twice"),
         ({"height": 0}, "height 0 .* larger already"),
     ],

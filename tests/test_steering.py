@@ -14,7 +14,15 @@ from patchscaler import PatchScalerPipeline
 from patchscaler.errors import ConfigError
 from patchscaler.inference.budget import Speed, sampling_seconds, steps_within
 from patchscaler.inference.parts import default_dtype
-from patchscaler.inference.settings import DEFAULT_QUALITY, LADDER, QUALITIES, TAUS, Settings, choose_steps
+from patchscaler.inference.settings import (
+    DEFAULT_QUALITY,
+    LADDER,
+    QUALITIES,
+    TAUS,
+    Settings,
+    choose_denoise,
+    choose_steps,
+)
 
 counts = st.lists(st.integers(0, 400), min_size=3, max_size=3)
 seconds = st.floats(0, 1000)
@@ -38,7 +46,10 @@ def test_every_rung_is_a_setting_and_none_is_cheaper_than_the_one_before() -> No
 @pytest.mark.parametrize("name", QUALITIES)
 def test_a_preset_is_its_steps(tiny_pipeline: PatchScalerPipeline, photo: Image.Image, name: str) -> None:
     by_name = tiny_pipeline(photo, quality=name, output_type="pt")
-    assert torch.equal(by_name.images, tiny_pipeline(photo, steps=QUALITIES[name], output_type="pt").images)
+    denoise = choose_denoise(name, None)
+    by_steps = tiny_pipeline(photo, steps=QUALITIES[name], denoise=denoise, output_type="pt")
+    assert torch.equal(by_name.images, by_steps.images)
+    assert (denoise == 0) is (name == "fast")
     assert tuple(by_name.report.steps.values()) == QUALITIES[name]
 
 

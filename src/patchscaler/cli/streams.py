@@ -7,14 +7,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from patchscaler.errors import ConfigError, ImageWriteError
-
-if TYPE_CHECKING:
-    from typing import BinaryIO, TextIO
-else:  # checkers at run time ask for methods that streams needn't have
-    BinaryIO = TextIO = Any
 
 PIPE = "-"
 STDIN = "standard input"
@@ -26,12 +21,12 @@ class Talk:
     The results lie in files; who reads the words about them decides nothing.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: Any) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
         try:
-            return self._stream.write(text)
+            return int(self._stream.write(text))
         except OSError:
             self._hush()
             return len(text)
@@ -58,7 +53,7 @@ def talk_on() -> None:
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if not isinstance(stream, Talk):
-            setattr(sys, name, cast(TextIO, Talk(stream)))
+            setattr(sys, name, Talk(stream))
 
 
 class Piped(NamedTuple):
@@ -91,7 +86,7 @@ def piped(inputs: Sequence[str], output: str | None, suffix: str) -> Iterator[Pi
         yield Piped([source], str(sent or output), sent)
 
 
-def binary_stdout() -> BinaryIO:
+def binary_stdout() -> Any:
     return sys.stdout.buffer
 
 

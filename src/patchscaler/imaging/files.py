@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Shaped
@@ -30,7 +30,7 @@ from patchscaler.imaging.metadata import (
     updated,
     webp_options,
 )
-from patchscaler.imaging.opening import BinaryIO, PictureFile, file_of, frames_of, open_picture, opened
+from patchscaler.imaging.opening import PictureFile, Readable, file_of, frames_of, open_picture, opened
 from patchscaler.imaging.picture import (
     Picture,
     as_float,
@@ -64,7 +64,7 @@ __all__ = [
 ]
 
 MAX_PIXELS = 100_000_000
-Source = str | Path | bytes | BinaryIO | PictureFile
+Source = str | Path | bytes | Readable | PictureFile
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
 PNG_LEVEL = 4  # of zlib: a third of the time of its default, 6, for files 6 % larger
 KEPT_TEXTS = {"JPEG": {"Comment"}, "WEBP": set[str](), "TIFF": set[str]()}  # of a picture's remarks
@@ -114,7 +114,8 @@ def read_size(source: Source, *, frame: int | None = None, max_pixels: int = MAX
 def _read_size(file: PictureFile, frame: int | None, max_pixels: int) -> Size:
     with _at_frame(file, frame, max_pixels) as (image, _):
         size = Size(image.height, image.width)
-        return Size(size.width, size.height) if read_orientation(image) > 4 else size
+        turned = read_orientation(image) > 4 and image.format != "TIFF"  # whose size Pillow has turned already
+        return Size(size.width, size.height) if turned else size
 
 
 @contextmanager
@@ -164,7 +165,7 @@ def picture_from(image: object) -> Picture:
 
     Raises ImageReadError for files, TypeError for other types, ValueError for other shapes, dtypes and ranges.
     """
-    if isinstance(image, str | Path | bytes | PictureFile) or hasattr(image, "read"):
+    if isinstance(image, str | Path | bytes | PictureFile | Readable):
         return read_picture(image)
     if isinstance(image, Image.Image):
         if min(image.size) < 1:

@@ -28,6 +28,7 @@ LONGEST_TEXT = 1 << 20  # characters kept of a remark
 PNG_XMP, PNG_IPTC = "XML:com.adobe.xmp", "Raw profile type iptc"
 
 NAME = "PatchScaler"
+TIFF_TURN = "patchscaler_orientation"  # in the `info` of an opened TIFF: how it lies in its file
 
 BLOCK_ERRORS = (Exception,)  # on a damaged block Pillow raises whatever its code stumbles over
 
@@ -168,8 +169,9 @@ def _read_exif(image: Image.Image) -> bytes | None:
         tags.load(found.tobytes())
         if ORIENTATION in tags:
             tags[ORIENTATION] = 1
-        if (orientation := read_orientation(image)) > 1:
-            turn_places(tags.get_ifd(EXIF_IFD), Size(image.height, image.width), orientation)
+        stored, orientation = _as_stored(image)
+        if orientation > 1:
+            turn_places(tags.get_ifd(EXIF_IFD), stored, orientation)
         if image.format == "TIFF":
             for tag in LAYOUT_TAGS & set(tags):
                 del tags[tag]
@@ -182,6 +184,15 @@ def _read_exif(image: Image.Image) -> bytes | None:
         return exif
     except BLOCK_ERRORS:  # a damaged block is no reason to refuse the picture
         return None
+
+
+def _as_stored(image: Image.Image) -> tuple[Size, int]:
+    """The size of a loaded picture as it lies in the file, and its orientation; a TIFF Pillow has turned upright."""
+    size = Size(image.height, image.width)
+    if image.format != "TIFF":
+        return size, read_orientation(image)
+    orientation = int(image.info.get(TIFF_TURN, 1))
+    return Size(size.width, size.height) if orientation > 4 else size, orientation
 
 
 def _read_xmp(image: Image.Image) -> tuple[bytes | None, list[str]]:

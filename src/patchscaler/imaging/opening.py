@@ -7,19 +7,15 @@ import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, cast
+from typing import NamedTuple, NoReturn, Protocol, cast, runtime_checkable
 
 from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
 from patchscaler.errors import ImageReadError
+from patchscaler.imaging.metadata import ORIENTATION, TIFF_TURN
 from patchscaler.imaging.unreadable import COMPRESSION, DECODE_ERRORS, RAW_SUFFIXES, never_decoded, what_it_is
-
-if TYPE_CHECKING:
-    from typing import BinaryIO
-else:  # checkers at run time ask for methods that file objects needn't have
-    BinaryIO = Any
 
 # What is decoded: pictures proper. Pillow opens others too, EPS by starting a PostScript interpreter.
 READ_FORMATS = (
@@ -34,13 +30,20 @@ HEAD_BYTES = 4096
 _pillow_limit = threading.Lock()
 
 
+@runtime_checkable
+class Readable(Protocol):
+    """A file object opened in binary mode, or the like."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
 class PictureFile(NamedTuple):
     """A picture's file, on a disk or in memory, and what messages call it."""
 
     name: str
     content: Path | bytes
 
-    def open(self) -> BinaryIO:
+    def open(self) -> io.BufferedIOBase:
         return self.content.open("rb") if isinstance(self.content, Path) else io.BytesIO(self.content)
 
     def head(self) -> bytes:
@@ -48,7 +51,7 @@ class PictureFile(NamedTuple):
             return file.read(HEAD_BYTES)
 
 
-def file_of(source: "str | Path | bytes | BinaryIO | PictureFile") -> PictureFile:
+def file_of(source: "str | Path | bytes | bytearray | memoryview | Readable | PictureFile") -> PictureFile:
     """From a path, bytes, or a file object, which is read to its end; ImageReadError where that fails."""
     if isinstance(source, PictureFile):
         return source
@@ -156,6 +159,9 @@ def open_picture(file: PictureFile, frame: int = 0, formats: Collection[str] = R
         image = cast(ImageFile, Image.open(content, formats=readable(formats)))
     if frame:
         image.seek(frame)
+    if isinstance(image, TiffImageFile):
+        image.info[TIFF_TURN] = image.tag_v2.get(ORIENTATION, 1)  # it is forgotten when the picture is loaded
+        image.filename = ""  # where Pillow maps a file into memory, it mixes up the sides of one that lies on its side
     return image
 
 

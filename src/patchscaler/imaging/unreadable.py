@@ -1,6 +1,7 @@
 """Files that we don't read: what each is, and what to do, by the first bytes and the header."""
 
 import struct
+import warnings
 from typing import TYPE_CHECKING
 
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
@@ -44,7 +45,9 @@ def what_it_is(file: "PictureFile") -> str | None:
     try:
         head = file.head()
         if head[:4] in TIFF_HEADS:
-            return _about_tiff(file)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
+                return _about_tiff(file)
         if head[:4] == b"8BPS":
             return _about_photoshop(head)
     except Exception:  # a damaged header, of which nothing can be said
