@@ -128,7 +128,7 @@ class Part(ModelTesterMixin, MemoryTesterMixin, TrainingTesterMixin, BaseModelTe
 
 class TestConvRestorer(Part):
     network = patchscaler.ConvRestorer
-    settings = {"latent_channels": 8, "width": 8, "blocks": 2, "block": "plain", "calm_limit": 0.0}  # noqa: RUF012
+    settings = {"latent_channels": 8, "width": 8, "blocks": 2, "block": "plain"}  # noqa: RUF012
     output_shape = (8, 8, 6)
     main_input_name = "pixels"
 
