@@ -46,7 +46,9 @@ def test_lossless_formats_return_every_sample(tmp_path, height, width, channels,
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 5)])
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
-@pytest.mark.parametrize(("suffix", "bits"), [(".jpg", 8), (".jpeg", 16), (".webp", 8), (".webp", 16)])
+@pytest.mark.parametrize(
+    ("suffix", "bits"), [(".jpg", 8), (".jpeg", 16), (".webp", 8), (".webp", 16), (".avif", 8), (".avif", 16)]
+)
 def test_lossy_formats_keep_size_and_what_they_can(tmp_path, shape, channels, suffix, bits):
     flat = np.full((*shape, channels), 120, np.uint8)
     picture = picture_of((flat.astype(np.uint16) * 257) if bits == 16 else flat)
@@ -54,7 +56,7 @@ def test_lossy_formats_keep_size_and_what_they_can(tmp_path, shape, channels, su
     read = read_picture(tmp_path / f"out{suffix}")
     assert read.size == picture.size
     assert read.bits == 8
-    if suffix == ".webp":
+    if suffix in (".webp", ".avif"):
         assert (read.alpha is None) == (picture.alpha is None)
         torch.testing.assert_close(read.pixels, picture.pixels, atol=0.02, rtol=0)
     else:
@@ -64,7 +66,7 @@ def test_lossy_formats_keep_size_and_what_they_can(tmp_path, shape, channels, su
         torch.testing.assert_close(read.pixels, on_white, atol=0.02, rtol=0)
 
 
-@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg", ".webp"])
+@pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg", ".webp", ".avif"])
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
 def test_metadata_survives_and_states_the_new_size(tmp_path, suffix, depth):
     picture = picture_of(samples_of(5, 7, 3, depth), exif=exif_with().tobytes(), icc_profile=SRGB, dpi=(300.0, 150.0))
@@ -80,7 +82,7 @@ def test_metadata_survives_and_states_the_new_size(tmp_path, suffix, depth):
     assert read.dpi == pytest.approx((300, 150), abs=0.02)
     write_picture(tmp_path / "again.jpg", enlarged, like=read)  # a TIFF's layout tags must not travel on
     with Image.open(tmp_path / "again.jpg") as again:
-        resolution = {282, 283, 296} if suffix == ".webp" else set()  # it has no other place for it
+        resolution = {282, 283, 296} if suffix in (".webp", ".avif") else set()  # they have no other place for it
         assert set(again.getexif()) <= {0x010F, 0x8769, 0x8825} | resolution
 
 

@@ -14,7 +14,7 @@ from patchscaler.imaging.searching import is_result
 
 
 @pytest.mark.parametrize("metadata", [True, False])
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp"])
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp", ".avif"])
 @pytest.mark.parametrize("bits", [8, 16])
 def test_results_bear_a_mark_and_other_files_do_not(tmp_path, suffix, metadata, bits):
     like = Picture(torch.rand(1, 3, 5, 7), bits=bits, dpi=(300.0, 300.0))

@@ -89,8 +89,9 @@ def test_what_is_wrong_with_a_pipe(pipe, tmp_path: Path) -> None:
     ("arguments", "reason"),
     [
         (("-o", "r.png", "--format", "jpg"), "--format jpg and -o r.png contradict each other"),
-        (("-o", "r.jpg", "--lossless"), "--lossless: a JPEG never is"),
-        (("--format", "jpg", "--lossless"), "--lossless: a JPEG never is"),
+        (("-o", "r.jpg", "--lossless"), "--lossless: JPEG is never written so"),
+        (("--format", "avif", "--lossless"), "--lossless: AVIF is never"),
+        (("--format", "jpg", "--lossless"), "--lossless: JPEG is never written so"),
     ],
 )
 def test_formats_that_contradict_the_name(call: Call, tmp_path: Path, arguments: tuple[str, ...], reason: str) -> None:

@@ -1,9 +1,11 @@
 """What the API refuses by a look at the call, and how it ends uploads that are cut off or too long."""
 
+import io
 import socket
 import time
 
 import pytest
+from PIL import Image
 
 for needed in ("httpx", "fastapi", "uvicorn"):
     pytest.importorskip(needed)
@@ -38,6 +40,18 @@ def test_other_sites_and_other_names_are_refused(server: Server) -> None:
     assert answer.status_code == 202
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert "access-control-allow-origin" not in answer.headers
+
+
+def test_heic_is_taken_and_an_animation_told_what_the_page_can_do(server: Server) -> None:
+    register_heif = pytest.importorskip("pillow_heif").register_heif_opener
+    register_heif()
+    image, heic, gif = Image.new("RGB", (64, 48), (200, 100, 50)), io.BytesIO(), io.BytesIO()
+    image.save(heic, "HEIF")
+    assert server.client.post("/api/jobs", content=heic.getvalue(), params={"quality": "fast"}).status_code == 202
+    image.save(gif, "GIF", save_all=True, append_images=[Image.new("RGB", (64, 48))])
+    answer = server.client.post("/api/jobs", content=gif.getvalue())
+    assert answer.status_code == 422
+    assert answer.json()["detail"] == "has 2 frames or pages; send the one you want as a picture of its own"
 
 
 def test_uploads_that_stop_half_way_leave_nothing(server: Server) -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from patchscaler.errors import ConfigError, ImageReadError, ImageWriteError
 
-FORMAT_SUFFIXES = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tif": ".tif"}
+FORMAT_SUFFIXES = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tif": ".tif", "avif": ".avif"}
 DEFAULT_NAME = "{stem}_{size}"
 MOST_KINDS = 6  # of files left out, that are named
 
@@ -30,6 +30,7 @@ class FileFormat(str, Enum):
     jpg = "jpg"
     webp = "webp"
     tif = "tif"
+    avif = "avif"
     same = "same"
 
 

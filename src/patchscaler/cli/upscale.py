@@ -183,11 +183,13 @@ def check_file_options(output: str | None, file_format: FileFormat | None, lossl
     named = FORMATS.get(suffix)
     wanted = None
     if file_format is not None and file_format is not FileFormat.same:
-        wanted = FORMATS[FORMAT_SUFFIXES[file_format.value]]
+        wanted = FORMATS.get(FORMAT_SUFFIXES[file_format.value])
+        if wanted is None:
+            raise ConfigError(f"--format {file_format.value}: this Pillow was built without it; choose another one")
         if named and named != wanted:
             raise ConfigError(f"--format {file_format.value} and -o {output} contradict each other; leave one out")
-    if lossless and (named or wanted) == "JPEG":
-        raise ConfigError("--lossless: a JPEG never is; choose webp, png or tif")
+    if lossless and (kind := named or wanted) in ("JPEG", "AVIF"):
+        raise ConfigError(f"--lossless: {kind} is never written so; choose webp, png or tif")
 
 
 def parse_settings(

@@ -275,8 +275,8 @@ def _of_row(unit: Unit, number: int, cell: Any, value: Any, seed: Any) -> Found:
         seed = seed_of(seed)
     except ValueError as error:
         seed, reason = None, f"row {number}: {error}"
-    names = (f"{prefix}/{shown(called)}" for prefix in (unit.key, unit.name))
-    return Found(*names, seed, None if reason else value, reason and f"{unit.url}: {reason}")
+    key, name = (f"{prefix}/{shown(called)}" for prefix in (unit.key, unit.name))
+    return Found(key, name, seed, None if reason else value, reason and f"{unit.url}: {reason}")
 
 
 def _read_tar(unit: Unit) -> Iterator[Found]:

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Shaped
-from PIL import Image
+from PIL import Image, features
 from PIL.ImageFile import ImageFile
 from torch import Tensor
 
@@ -65,10 +65,14 @@ __all__ = [
 
 MAX_PIXELS = 100_000_000
 Source = str | Path | bytes | Readable | PictureFile
-FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"}
+FORMATS = {
+    **{".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"},
+    **({".avif": "AVIF"} if features.check("avif") else {}),
+}
+LOSSY, COLOURS_ONLY = ("JPEG", "WEBP", "AVIF"), ("WEBP", "AVIF")
 PNG_LEVEL = 4  # of zlib: a third of the time of its default, 6, for files 6 % larger
-KEPT_TEXTS = {"JPEG": {"Comment"}, "WEBP": set[str](), "TIFF": set[str]()}  # of a picture's remarks
-LONGEST_SIDES = {"JPEG": 65_500, "WEBP": 16_383}  # px: libjpeg's and the format's limits
+KEPT_TEXTS = {"JPEG": {"Comment"}, "WEBP": set[str](), "TIFF": set[str](), "AVIF": set[str]()}  # of a picture's remarks
+LONGEST_SIDES = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 65_535}  # px: limits of libjpeg and of the formats
 
 
 def read_picture(source: Source, *, frame: int | None = None, max_pixels: int = MAX_PIXELS) -> Picture:
@@ -189,13 +193,13 @@ def write_picture(
     metadata: bool = True,
     history: str | None = None,
 ) -> None:
-    """Write sRGB `pixels` (1,3,H,W) as PNG, JPEG, WebP or TIFF, by the suffix of `path`; whole or not at all.
+    """Write sRGB `pixels` (1,3,H,W) as PNG, JPEG, WebP, TIFF or AVIF, by the suffix of `path`; whole or not at all.
 
     pixels    float in [0, 1], or samples of 8 or 16 bits; alpha likewise
     like      profile, EXIF, XMP, IPTC, DPI, grey and 16 bits are kept from it as far as the format can (16 bits: PNG
               and TIFF); in its profile the pixels are written, with the colours `like` has outside sRGB
     alpha     (1,1,H,W); by default that of `like`, resized to `pixels`; a JPEG is composited on white instead
-    quality   1 to 100 for JPEG and WebP
+    quality   1 to 100 for JPEG, WebP and AVIF
     lossless  of WebP
     metadata  False: none but profile and DPI, and the mark
     history   a line on what was done, for EXIF, which marks the file as a result of ours (`is_result`)
@@ -235,13 +239,13 @@ def check_format(path: Path, size: Size) -> str:
 
 def losses(picture: Picture, kind: str, metadata: bool = True) -> list[str]:
     """What of a picture a file of this kind ("PNG", "JPEG", ...) does not keep, after the remarks on its own."""
-    lossy = kind in ("JPEG", "WEBP")
+    lossy = kind in LOSSY
     lost = {
         f"{picture.mode} became RGB": picture.mode in ("CMYK", "LAB"),
         "CMYK of 16 bits became RGB of 8": picture.mode == "CMYK;16",
         "16 bits became 8": picture.bits == 16 and lossy,
         "clear parts became white": picture.alpha is not None and kind == "JPEG",
-        "IPTC left out": metadata and picture.iptc is not None and kind == "WEBP",
+        "IPTC left out": metadata and picture.iptc is not None and kind in COLOURS_ONLY,
         "remarks left out": metadata and bool(set(picture.texts) - KEPT_TEXTS.get(kind, set(picture.texts))),
     }
     return [*picture.remarks, *(words for words, true in lost.items() if true)]
@@ -256,7 +260,7 @@ def _encode(
     data: Metadata,
     lossy: dict[str, Any],
 ) -> None:
-    grey = like.grey and kind != "WEBP"  # WebP has no grey
+    grey = like.grey and kind not in COLOURS_ONLY
     icc = like.icc_profile
     if icc is not None and colour_space(icc) != (GREY if grey else RGB):
         icc = None  # the profile of another colour space than the file will have; sRGB needs none
@@ -279,6 +283,9 @@ def _encode(
         to_pil(pixels, alpha, grey).save(file, kind, **options)
     elif kind == "WEBP":
         to_pil(pixels, alpha, grey).save(file, kind, icc_profile=icc, **lossy, **webp_options(data))
+    elif kind == "AVIF":
+        options = {"quality": lossy["quality"], "subsampling": "4:4:4", **webp_options(data)}
+        to_pil(pixels, alpha, grey).save(file, kind, icc_profile=icc or b"", **options)
     else:
         if alpha is not None:
             pixels, alpha = as_float(pixels), as_float(alpha)

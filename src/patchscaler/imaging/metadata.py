@@ -133,7 +133,8 @@ def jpeg_options(data: Metadata) -> dict[str, Any]:
 
 
 def webp_options(data: Metadata) -> dict[str, Any]:
-    """Arguments of Pillow's WebP writer. It has no place for IPTC and remarks, and EXIF alone states the resolution."""
+    """Arguments of Pillow's WebP and AVIF writers. They have no place for IPTC and remarks, and EXIF alone states the
+    resolution."""
     exif = data.exif
     if data.dpi:
         tags = Image.Exif()

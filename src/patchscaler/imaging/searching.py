@@ -32,7 +32,7 @@ PICTURE_SUFFIXES = frozenset(
     }
     | {".ppm", ".pgm", ".pbm", ".pnm", ".pcx", ".sgi", ".bw", ".rgb", ".rgba", ".qoi", ".dds", ".ico"}
 )
-MARKED_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF")  # of results
+MARKED_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "AVIF")  # of results
 
 
 class Contents(NamedTuple):

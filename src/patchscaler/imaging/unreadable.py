@@ -2,7 +2,7 @@
 
 import struct
 import warnings
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, cast
 
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
@@ -72,7 +72,7 @@ def _about_tiff(file: "PictureFile") -> str | None:
         header = stream.read(16 if file.head()[2:4] in (b"+\0", b"\0+") else 8)  # BigTIFF's is longer
         tags = ImageFileDirectory_v2(header)
         stream.seek(tags.next)
-        tags.load(stream)
+        tags.load(cast(IO[bytes], stream))
         bits, kind = max(tags.get(BITS, (1,))), max(tags.get(SAMPLE_FORMAT, (1,)))
         compression = tags.get(COMPRESSION, 1)
     save = "save it as PNG, or as TIFF of 8 or 16 bits"
