@@ -316,7 +316,7 @@ class PatchScalerPipeline(DiffusionPipeline):
         """Steps of the hardest patches of the picture in work, or of the last one."""
         return self._num_timesteps
 
-    def save_pretrained(
+    def save_pretrained(  # type: ignore[override]  # use_flashpack is among kwargs: older versions have none
         self,
         save_directory: str | os.PathLike[str],
         safe_serialization: bool = True,
@@ -336,13 +336,15 @@ class PatchScalerPipeline(DiffusionPipeline):
         if push_to_hub:
             upload(Path(save_directory), **hub)
 
-    def push_to_hub(self, repo_id: str, *, variant: str | None = None, **hub: Any) -> str:
+    def push_to_hub(  # type: ignore[override]  # by name only
+        self, repo_id: str, *, variant: str | None = None, **hub: Any
+    ) -> str:
         """`save_pretrained` to a repository of the hub without keeping the folder. Returns the commit's address."""
         with tempfile.TemporaryDirectory() as folder:
             self.save_pretrained(folder, variant=variant)
             return upload(Path(folder), repo_id, **hub)
 
-    def enable_group_offload(
+    def enable_group_offload(  # type: ignore[override]  # by name only
         self,
         onload_device: torch.device | str,
         *,
@@ -353,9 +355,8 @@ class PatchScalerPipeline(DiffusionPipeline):
         """As diffusers', with a folder for each part on the disk: in one, layers of the same name would share a file.
         Raises ConfigError for a folder that isn't empty, whose files would be taken for these weights."""
         excluded = [exclude_modules] if isinstance(exclude_modules, str) else exclude_modules
-        for name, part in self.components.items():
-            if not isinstance(part, nn.Module):
-                continue
+        parts: dict[str, Any] = {name: part for name, part in self.components.items() if isinstance(part, nn.Module)}
+        for name, part in parts.items():
             if name in excluded:
                 part.to(onload_device)
                 continue
@@ -363,7 +364,7 @@ class PatchScalerPipeline(DiffusionPipeline):
             if folder and os.path.isdir(folder) and os.listdir(folder):
                 raise ConfigError(f"{folder}: not empty; offload to a fresh folder")
             if folder:  # safetensors hold no other order
-                part.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+                part.to(memory_format=torch.contiguous_format)
             part.enable_group_offload(torch.device(onload_device), offload_to_disk_path=folder, **options)
 
     def restore(self, pixels: Float[Tensor, "1 3 height width"]) -> Restoration:

@@ -56,10 +56,13 @@ class Run:
             on_preview=self.on_preview,
             on_step_end=self.on_step_end,
         )
-        latent = isinstance(canvas, LatentCanvas)
+        if isinstance(canvas, LatentCanvas):
+            images, alpha = canvas.latents, None
+        else:
+            images, alpha = as_type(canvas.pixels, canvas.alpha, picture, self.output_type), canvas.alpha
         return PatchScalerOutput(
-            images=canvas.latents if latent else as_type(canvas.pixels, canvas.alpha, picture, self.output_type),
-            alpha=None if latent else canvas.alpha,
+            images=images,
+            alpha=alpha,
             confidence=way.confidence,
             groups=way.groups,
             patch_boxes=way.patch_boxes,

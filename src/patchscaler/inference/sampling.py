@@ -101,7 +101,7 @@ class Refiner:
     ) -> Tensor:
         """Patch-DiT's prediction for patches at the same step; texture: what `_texture` makes."""
         if self._folded:
-            return self._folded(x_t, step, coarse, error, texture and TextureCache(*texture))
+            return self._folded(x_t, step, coarse, error, TextureCache(*texture) if texture else None)
         t = torch.full((len(x_t),), step, device=x_t.device)
         prediction: Tensor = self.parts.patch_dit(x_t, t, coarse, error, texture and texture[0])
         return prediction
