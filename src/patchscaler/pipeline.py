@@ -77,7 +77,7 @@ class PatchScalerPipeline(DiffusionPipeline):
     second_restorer: RrdbRestorer | None
     fusion: Fusion | None
 
-    _optional_components: ClassVar[list[str]] = list(SECOND_PARTS)  # type: ignore[misc]
+    _optional_components: ClassVar[list[str]] = list(SECOND_PARTS)
     model_cpu_offload_seq = (
         "restorer->second_restorer->fusion->texture_classifier->texture_encoder->patch_dit->autoencoder"  # type: ignore[assignment]
     )

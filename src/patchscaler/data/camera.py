@@ -94,7 +94,7 @@ def photograph(
 
 
 def _lens(config: CameraConfig, generator: np.random.Generator) -> Tensor:
-    sigma = math.exp(generator.uniform(*(math.log(s) for s in config.blur_sigma)))
+    sigma = math.exp(generator.uniform(*np.log(config.blur_sigma)))
     other = sigma * generator.uniform(*config.anisotropy)
     angle = generator.uniform(-math.pi, math.pi)
     kind = "generalised aniso" if generator.random() < config.heavy_tailed else "aniso"

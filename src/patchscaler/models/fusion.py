@@ -70,8 +70,9 @@ class Fusion(ModelMixin, ConfigMixin):
         self.body = nn.Sequential(*(ResidualBlock(width) for _ in range(blocks)))
         self.exit = nn.Conv2d(width, 2 * latent_channels + 1, 3, padding=1, padding_mode="replicate")
         nn.init.zeros_(self.exit.weight)
-        nn.init.zeros_(self.exit.bias)  # type: ignore[arg-type]
-        self.exit.bias.data[:latent_channels] = math.log(FIRST_SHARE / (1 - FIRST_SHARE))  # type: ignore[index]
+        bias = torch.zeros(2 * latent_channels + 1)
+        bias[:latent_channels] = math.log(FIRST_SHARE / (1 - FIRST_SHARE))
+        self.exit.bias = nn.Parameter(bias)
         self.gate_entry = nn.Conv2d(4 * first_width, GATE_WIDTH, 3)
         self.gate_exit = nn.Conv2d(GATE_WIDTH, 1, 1)
 

@@ -116,8 +116,9 @@ class OnnxUpscaler:
                 slice(max(side.start - gate["halo"], 0), min(side.stop + gate["halo"], length))
                 for side, length in zip(inner, share.shape[1:], strict=True)
             )
-            crop = pixels[(slice(None), *(slice(2 * side.start, 2 * side.stop) for side in outer))]
-            answer = self._run("fused_restorer", pixels=np.ascontiguousarray(crop)[None], lean=np.asarray(lean))
+            seen = (slice(None), *(slice(2 * side.start, 2 * side.stop) for side in outer))
+            crop = np.ascontiguousarray(pixels[seen])[None]
+            answer = self._run("fused_restorer", pixels=crop, lean=np.asarray(lean))
             own = (
                 slice(None),
                 *(slice(a.start - b.start, a.stop - b.start) for a, b in zip(inner, outer, strict=True)),

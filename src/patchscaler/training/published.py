@@ -68,11 +68,11 @@ def restorer_from_rrdb(layers: list[tuple[Tensor, Tensor]], autoencoder: DctAuto
         raise WeightsError(f"{len(layers)} convolutions are not those of an RRDB network x4")
     restorer = RrdbRestorer(autoencoder.latent_channels, width, growth, blocks)
     own = [restorer.entry]
-    own += [c for block in restorer.body for dense in block for c in dense.convolutions]  # type: ignore[union-attr]
-    own += [restorer.close, *restorer.rise, restorer.fine]  # type: ignore[list-item]
+    own += [c for block in restorer.body for dense in block for c in dense.convolutions]
+    own += [restorer.close, *restorer.rise, restorer.fine]
     for convolution, (weight, bias) in zip(own, layers[:-1], strict=True):
         convolution.weight.copy_(weight)
-        convolution.bias.copy_(bias)  # type: ignore[union-attr]
+        convolution.bias.copy_(bias)
     weight, bias = layers[-1]
 
     def from_features(features: Tensor) -> Tensor:  # (n,width,10,10) -> (n,c,1,1)
