@@ -22,8 +22,8 @@ HEAD = """# The paper's claims, tried
 
 Every claim of *PatchScaler* (arXiv 2405.17158) that its tables and figures make, what was run here, and what came out.
 The authors released neither code nor weights, so what can be tried is whether the *trends* hold for an open model made
-by the same method: a much smaller one, trained for hours on two processor cores. Absolute figures of the paper are
-neither expected nor claimed.
+by the same method: a much smaller one, trained for hours on two processor cores and for 23 minutes on one GPU.
+Absolute figures of the paper are neither expected nor claimed.
 
 This page is written by `scripts/write_replication.py` from the JSON files in `docs/replication/`; no figure in it is
 typed. Run it yourself, on any folder of sharp pictures and on any hardware ([experiments.md](experiments.md)):

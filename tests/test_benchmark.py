@@ -109,8 +109,11 @@ def test_counts_equal_the_formulas(tiny_pipeline) -> None:
 def test_counts_equal_those_of_a_real_run(tiny_pipeline) -> None:
     counted = count(tiny_pipeline, Size(12, 10))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        latents = tiny_pipeline.restore(torch.rand(1, 3, 12, 10)).latents
+        latents = tiny_pipeline.restorer(torch.rand(1, 3, 12, 10)).latents
     assert counted.restore == counter.get_total_flops() / 2
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        tiny_pipeline.parts.grm.fused(torch.rand(1, 3, 12, 10))
+    assert counted.second == counter.get_total_flops() / 2
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         tiny_pipeline.autoencoder.decode(latents)
     assert counted.decode == counter.get_total_flops() / 2
@@ -219,10 +222,12 @@ def test_whole_run(
 
     (entry,) = report["configurations"]
     stages = entry["stages"]
-    assert list(stages) == ["start-up", "read", "restore", "prompt", "sample", "decode", "colour", "write"]
+    assert list(stages) == ["start-up", "read", "restore", "second", "prompt", "sample", "decode", "colour", "write"]
     assert all(0 <= stage["least_seconds"] <= stage["seconds"] for stage in stages.values())
     assert entry["output_size"] == [68, 80]
-    wanted = count(tiny_pipeline, Size(17, 20)).stages(sum(entry["patches"].values()), entry["patch_steps"])
+    wanted = count(tiny_pipeline, Size(17, 20)).stages(
+        sum(entry["patches"].values()), entry["patch_steps"], entry["asked"]
+    )
     (rate,) = report["rates"].values()
     for name, amount in wanted.items():
         assert stages[name]["multiply_adds"] == amount

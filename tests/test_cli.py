@@ -147,7 +147,7 @@ def test_report_and_qmap(upscale: Call, tmp_path: Path, tiny_model: Path) -> Non
     assert report["seed"] == 5
     assert report["output_size"] == [160, 200]
     assert report["patch_steps"] == sum(report["patches"].values()) > 0
-    assert set(report["stages"]) == {"restore", "prompt", "sample", "decode", "colour", "write"}
+    assert set(report["stages"]) == {"restore", "second", "prompt", "sample", "decode", "colour", "write"}
     with Image.open(tmp_path / "q.png") as qmap:
         assert qmap.width >= 200
         assert qmap.height > 160

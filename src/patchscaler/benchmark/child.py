@@ -108,18 +108,18 @@ def _summary(
         stages[name] = {"seconds": statistics.median(times), "least_seconds": min(times), "peak_mib": peak}
     peak = peak_mib(configuration.device)  # before the counting, which is no part of the work
     amounts = count(pipeline, configuration.size)
+    asked = (first["second"] or {"asked": 0.0})["asked"]  # share of the picture, by the second restorer
     return {
         "device": first["device"],
         "dtype": first["dtype"],
         "output_size": first["output_size"],
         "patches": first["patches"],
         "patch_steps": first["patch_steps"],
+        "asked": asked,
         "stages": stages,
         "seconds": statistics.median(sum(stage["seconds"] for stage in run["stages"].values()) for run in runs),
         "peak_mib": peak,
-        "multiply_adds": amounts.stages(
-            sum(first["patches"].values()), first["patch_steps"], (first["second"] or {"asked": 0.0})["asked"]
-        ),
+        "multiply_adds": amounts.stages(sum(first["patches"].values()), first["patch_steps"], asked),
     }
 
 

@@ -51,7 +51,8 @@ def load_backbone(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the libraries, about each other
-            class_name = str(diffusers.DiffusionPipeline.load_config(name)["_class_name"])
+            named = diffusers.DiffusionPipeline.load_config(name)["_class_name"]
+            class_name = str(named[-1] if isinstance(named, list) else named)  # with its module, if it is custom
             style, adapter = adapter_for(class_name, style)
             adapter = _bound(adapter, style, prompt)
             if style in PROMPTED:
