@@ -137,3 +137,10 @@ def test_no_such_model(call: Call, tmp_path: Path) -> None:
     answer = call("upscale", "p.png", "--model", "./nowhere")
     assert (answer.code, answer.err.count("\n")) == (1, 1)
     assert answer.err.startswith("patchscaler: ./nowhere: ")
+
+
+def test_a_hub_that_cannot_be_reached(call: Call, tmp_path: Path) -> None:
+    make_picture(tmp_path / "p.png")
+    answer = call("upscale", "p.png", "--model", "someone/nothing")
+    assert (answer.code, answer.err.count("\n")) == (1, 1)
+    assert answer.err.startswith("patchscaler: someone/nothing: no folder here, and the hub can't be reached; check")

@@ -11,6 +11,7 @@ from PIL import Image
 
 from command_files import files_in, make_picture, make_result
 from conftest import Answer, Call
+from patchscaler.cli.enlarge import place_of
 from patchscaler.cli.streams import Talk
 
 PROGRAM = [sys.executable, "-c", "from patchscaler.cli.main import main; main()", "upscale"]
@@ -127,3 +128,10 @@ def test_frames_are_called_as_their_files(upscale: Call, tmp_path: Path) -> None
     pictures[0].save(tmp_path / "a.gif", save_all=True, append_images=pictures[1:])
     lines = upscale("a.gif", "--frames", "each", "-o", "all/").out.splitlines()
     assert lines[1].startswith("a.gif (frame 2) -> all/a_x4_0002.png: ")
+
+
+def test_a_folder_says_how_far_it_is() -> None:
+    assert place_of(0, 1, 0.0) == ""
+    assert place_of(0, 3, 0.0) == "1/3: "
+    assert place_of(2, 12, 20.0) == "3/12, about 2 min left: "
+    assert place_of(2, 4, 20.0) == "3/4, about 20 s left: "

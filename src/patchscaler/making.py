@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from patchscaler.errors import ImageReadError, ImageWriteError, PatchScalerError
+from patchscaler.errors import ImageReadError, ImageWriteError, PatchScalerError, WeightsError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from patchscaler.inference.parts import Parts
     from patchscaler.inference.settings import Settings
     from patchscaler.report import ProgressCallback, Report
+
+
+HUB_AWAY = ("cached locally", "offline mode", "Couldn't connect", "couldn't connect")  # diffusers' and the hub's words
 
 
 @dataclass(frozen=True)
@@ -71,12 +74,19 @@ def parts_of(model: str, device: str, alone: bool = False) -> "Parts":
 
         return load_parts(folder, default_dtype(device), device)
     # Another name is one of the hub's, or wrong: the pipeline knows.
-    from diffusers.utils.logging import disable_progress_bar
+    from diffusers.utils.logging import disable_progress_bar, set_verbosity_error
 
     from patchscaler.pipeline import PatchScalerPipeline, default_dtype
 
     disable_progress_bar()  # of the loading, which takes a moment
-    pipe: Any = PatchScalerPipeline.from_pretrained(model, dtype=default_dtype(device))
+    set_verbosity_error()  # its remarks on the way; what fails is an error of ours
+    try:
+        pipe: Any = PatchScalerPipeline.from_pretrained(model, dtype=default_dtype(device))
+    except (WeightsError, OSError) as error:
+        if any(words in str(error) for words in HUB_AWAY):
+            cure = "check the name, or the connection"
+            raise WeightsError(f"{model}: no folder here, and the hub can't be reached; {cure}") from error
+        raise
     parts: Parts = pipe.to(device).parts
     return parts
 

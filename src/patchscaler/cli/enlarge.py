@@ -47,14 +47,26 @@ class Call(NamedTuple):
 
 def work_off(crew: "Crew", jobs: Sequence[Job], call: Call) -> int:
     """Do all jobs, and return how many failed."""
-    return sum(not _done(crew, job, call) for job in jobs)
+    failed, began = 0, time.monotonic()
+    for number, job in enumerate(jobs):
+        failed += not _done(crew, job, call, place_of(number, len(jobs), time.monotonic() - began))
+    return failed
 
 
-def _done(crew: "Crew", job: Job, call: Call) -> bool:
-    """Do one job and say so; False, and a line on stderr, if it failed."""
+def place_of(number: int, count: int, seconds: float) -> str:
+    """Which of several pictures comes next and, by the time those before it took, what all that are left will take."""
+    if count < 2:
+        return ""
+    rest = seconds / number * (count - number) if number else 0.0
+    left = f", about {rest / 60:.0f} min left" if rest >= 90 else f", about {rest:.0f} s left" if number else ""
+    return f"{number + 1}/{count}{left}: "
+
+
+def _done(crew: "Crew", job: Job, call: Call, place: str) -> bool:
+    """Do one job and say so; False, and a line on stderr, if it failed. `place`: see `place_of`."""
     try:
         make_folders(job, call.targets)
-        line = _enlarge(crew, job, call)
+        line = _enlarge(crew, job, call, place)
         typer.echo(line, err=call.aside)
         return True
     except (PatchScalerError, OSError, MemoryError, RuntimeError) as error:
@@ -73,7 +85,7 @@ def make_crew(model: str, devices: list[str], split: str) -> "Crew":
     return Crew(parts, devices, split, complain)
 
 
-def _enlarge(crew: "Crew", job: Job, call: Call) -> str:
+def _enlarge(crew: "Crew", job: Job, call: Call, place: str) -> str:
     """Do one job; one line about it."""
     from patchscaler.imaging.files import PictureFile, check_format, losses, read_picture
     from patchscaler.sizes import target_size
@@ -87,7 +99,7 @@ def _enlarge(crew: "Crew", job: Job, call: Call) -> str:
     for path in job.outputs:  # before the long work
         if not os.access(path.parent, os.W_OK | os.X_OK) or os.path.isdir(path):
             raise ImageWriteError(f"{path}: cannot be written there; choose another place or create the folder first")
-    with _progress_bar(job.source.path.name) as notify:
+    with _progress_bar(place + job.source.path.name) as notify:
         passes, clear = call.make(crew, picture, job.result, size, call.order, started=started, notify=notify)
         last = passes[-1]
         if job.qmap:

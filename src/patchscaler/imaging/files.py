@@ -284,8 +284,8 @@ def _encode(
     elif kind == "WEBP":
         to_pil(pixels, alpha, grey).save(file, kind, icc_profile=icc, **lossy, **webp_options(data))
     elif kind == "AVIF":
-        avif: dict[str, Any] = {"quality": lossy["quality"], "subsampling": "4:4:4", **webp_options(data)}
-        to_pil(pixels, alpha, grey).save(file, kind, icc_profile=icc or b"", **avif)
+        options = {"quality": lossy["quality"], **webp_options(data)}
+        to_pil(pixels, alpha, grey).save(file, kind, icc_profile=icc or b"", subsampling="4:4:4", **options)
     else:
         if alpha is not None:
             pixels, alpha = as_float(pixels), as_float(alpha)
