@@ -43,8 +43,8 @@ class Report:
     """stages: {name: {"seconds", "peak_mib"}}, the latter the process's high-water mark when the stage ended (on a GPU:
     the device's allocations); patches and steps: per group; patch_steps: denoiser evaluations of a patch, all told;
     budget: its seconds, those left when the steps were chosen, and those that the chosen steps were to take;
-    second: share of the picture that the second restorer was `asked` for, and `share` of its answer in the result, None
-    if it wasn't to be asked; lost_workers: a line for each that died."""
+    second: {"share"} of both restorers' answer in the result, 0 where the gate didn't ask the second one; None if it
+    wasn't to be asked; lost_workers: a line for each that died."""
 
     device: str
     dtype: str

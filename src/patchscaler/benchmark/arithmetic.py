@@ -20,7 +20,7 @@ class Arithmetic(NamedTuple):
     """Multiply-adds in matrix products, convolutions and attention; elementwise work is not counted.
 
     restore, decode  of a whole picture of the size asked for
-    second           of the same by both restorers, if they were asked for all of it
+    second           of the same by both restorers
     prompt           of one patch
     denoise          of one patch-step
     """
@@ -31,12 +31,12 @@ class Arithmetic(NamedTuple):
     prompt: int
     denoise: int
 
-    def stages(self, patches: int, patch_steps: int, asked: float = 0.0) -> dict[str, int]:
-        """By the names of the report's stages; asked: share of the picture that the second restorer was asked for. The
-        colour fix has none: it adds shifted pictures."""
+    def stages(self, patches: int, patch_steps: int, asked: bool = False) -> dict[str, int]:
+        """By the names of the report's stages; asked: whether the second restorer was. The colour fix has none: it adds
+        shifted pictures."""
         return {
             "restore": self.restore,
-            "second": round(asked * self.second),
+            "second": asked * self.second,
             "prompt": patches * self.prompt,
             "sample": patch_steps * self.denoise,
             "decode": self.decode,

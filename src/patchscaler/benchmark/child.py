@@ -108,7 +108,7 @@ def _summary(
         stages[name] = {"seconds": statistics.median(times), "least_seconds": min(times), "peak_mib": peak}
     peak = peak_mib(configuration.device)  # before the counting, which is no part of the work
     amounts = count(pipeline, configuration.size)
-    asked = (first["second"] or {"asked": 0.0})["asked"]  # share of the picture, by the second restorer
+    asked = bool(first["second"] and first["second"]["share"])  # the second restorer
     return {
         "device": first["device"],
         "dtype": first["dtype"],

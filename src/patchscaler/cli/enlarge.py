@@ -121,8 +121,8 @@ def _summary(job: Job, before: "Size", after: "Size", passes: Sequence[Pass], na
     sizes = " -> ".join(f"{size.width}x{size.height}" for size in (before, after))
     groups = ", ".join(f"{count} {name}" for name, count in report.patches.items())
     line = f"{job.source} -> {named or job.result}: {sizes} in {seconds_of(passes):.1f} s, patches: {groups}"
-    if report.second is not None and report.second["asked"]:
-        line += f", second restorer: {report.second['asked']:.0%}"
+    if report.second is not None and report.second["share"]:
+        line += ", with the second restorer"
     if report.budget is not None:
         line += f"; steps {','.join(map(str, report.steps.values()))} for {report.budget['seconds']:g} s"
     return line

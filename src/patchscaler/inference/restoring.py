@@ -1,4 +1,4 @@
-"""The first stage: both restorers of the GRM, tile by tile, the second one only where the gate asks it."""
+"""The first stage: both restorers of the GRM, tile by tile, the second one only if the gate asks it."""
 
 import numpy as np
 import torch
@@ -87,11 +87,10 @@ def restore(parts: Parts, pixels: Tensor, size: Size, plane: Plane, notify: Prog
 def ask_second(
     parts: Parts, pixels: Tensor, size: Size, plane: Plane, settings: Settings, notify: ProgressCallback
 ) -> dict[str, float]:
-    """Asks the second restorer where it is expected to help, and mixes its answer in; for the report: the share of the
-    picture that it was asked for, and the mean share of its answer in the result."""
+    """Asks the second restorer if it is expected to help, and mixes its answer in, by the `share` for the report."""
     assert parts.fusion is not None
-    share, lean = parts.fusion.shares(plane.gain(size), settings.denoise)
-    tiles = second_tiles(share, size)
+    share, lean = parts.fusion.share(plane.gain(size), settings.denoise)
+    tiles = second_tiles(size) if share > 0 else []
     done = plane.shelf.notes.get("asked", 0)
     for number, tile in enumerate(tiles):
         if number >= done:
@@ -99,14 +98,12 @@ def ask_second(
             fused = parts.grm.fused(wide.times(2).of(pixels), lean)
             # Not read from the plane: a run killed after writing it would mix the answer in twice.
             first, _ = _first(parts, pixels, size, tile)
-            weight = tile.of(share).to(pixels.device)
             pairs = zip(first, fused, strict=True)
-            plane.write(tile, Restoration(*(torch.lerp(one, tile.within(wide).of(two), weight) for one, two in pairs)))
+            plane.write(tile, Restoration(*(torch.lerp(one, tile.within(wide).of(two), share) for one, two in pairs)))
             plane.shelf.note(asked=number + 1)
         notify(Progress("second", number + 1, len(tiles)))
     plane.continue_from(size)
-    asked = sum(tile.area for tile in tiles) / (size.height * size.width)
-    return {"asked": round(asked, 4), "share": round(float(share.mean()), 4)}
+    return {"share": share}
 
 
 def _first(parts: Parts, pixels: Tensor, size: Size, tile: Tile) -> tuple[Restoration, Tensor | None]:
@@ -117,14 +114,7 @@ def _first(parts: Parts, pixels: Tensor, size: Size, tile: Tile) -> tuple[Restor
     return Restoration(*(inner.of(part) for part in restored)), None if gain is None else inner.of(gain)
 
 
-def second_tiles(share: Float[Tensor, "1 1 H W"], size: Size) -> list[Tile]:
-    """Of each tile of a fixed grid the smallest rectangle that holds all of its places with a share above 0."""
-    tiles = []
-    for top, bottom in spans(size.height, -(-size.height // SECOND_TILE)):
-        for left, right in spans(size.width, -(-size.width // SECOND_TILE)):
-            wanted = share[0, 0, top:bottom, left:right] > 0
-            if bool(wanted.any()):
-                rows, cols = (wanted.any(dim=axis).nonzero() for axis in (1, 0))
-                first, last = (int(rows[0]), int(cols[0])), (int(rows[-1]) + 1, int(cols[-1]) + 1)
-                tiles.append(Tile(top + first[0], top + last[0], left + first[1], left + last[1]))
-    return tiles
+def second_tiles(size: Size) -> list[Tile]:
+    """Of about SECOND_TILE latents a side, row-major."""
+    rows, cols = (spans(side, -(-side // SECOND_TILE)) for side in size)
+    return [Tile(*row, *col) for row in rows for col in cols]

@@ -4,7 +4,8 @@ Arrays are float32, channels first, without a batch axis: (channels, height, wid
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -121,7 +122,8 @@ def in_tiles(
     """
     height, width = array.shape[1] // entry, array.shape[2] // entry
     results: list[Array] = []
-    for (top, bottom), (left, right) in ((r, c) for r in _spans(height, tile) for c in _spans(width, tile)):
+    for rows, cols in product(spans(height, tile), spans(width, tile)):
+        (top, bottom), (left, right) = (rows.start, rows.stop), (cols.start, cols.stop)
         up, before = max(top - reach, 0), max(left - reach, 0)
         crop = array[:, entry * up : entry * (bottom + reach), entry * before : entry * (right + reach)]
         for number, part in enumerate(run(np.ascontiguousarray(crop)[None])):
@@ -141,22 +143,7 @@ def neighbourhood_mean(plane: Array, reach: int) -> Array:
     return padded
 
 
-def asked_tiles(share: Array, tile: int) -> list[tuple[slice, slice]]:
-    """Twin of `inference.restoring.second_tiles`, of a plane (h,w): rows and columns of each."""
-    tiles = []
-    for top, bottom in _spans(share.shape[0], tile):
-        for left, right in _spans(share.shape[1], tile):
-            rows, cols = np.nonzero(share[top:bottom, left:right] > 0)
-            if len(rows):
-                tiles.append(
-                    (
-                        slice(top + int(rows.min()), top + int(rows.max()) + 1),
-                        slice(left + int(cols.min()), left + int(cols.max()) + 1),
-                    )
-                )
-    return tiles
-
-
-def _spans(length: int, tile: int) -> Iterator[tuple[int, int]]:
+def spans(length: int, tile: int) -> list[slice]:
+    """[0, length) in equal parts of at most `tile`."""
     count = math.ceil(length / tile)
-    return ((index * length // count, (index + 1) * length // count) for index in range(count))
+    return [slice(index * length // count, (index + 1) * length // count) for index in range(count)]

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from patchscaler.diffusion.field import place_field
 from patchscaler.errors import ConfigError, WeightsError
 from patchscaler.onnx.arrays import (
     Array,
-    asked_tiles,
     enlarge_bicubic,
     in_tiles,
     merge,
@@ -21,6 +21,7 @@ from patchscaler.onnx.arrays import (
     origins,
     raised_cosine_window,
     sample,
+    spans,
     split,
     wavelet_colour_fix,
 )
@@ -103,18 +104,20 @@ class OnnxUpscaler:
         return np.ascontiguousarray(fixed.transpose(1, 2, 0))
 
     def _ask_second(self, pixels: Array, coarse: Array, log_error: Array, gain: Array, denoise: float) -> None:
-        """Mixes both restorers' answer into the first one's, where the gate asks for it."""
+        """Mixes both restorers' answer into the first one's, if the gate asks for it: twin of `Fusion.share` and
+        `inference.restoring.ask_second`."""
         gate = self.settings["gate"]
         shift = 2 * denoise - 1
         mean = neighbourhood_mean(gain, gate["gate_reach"])
-        gated = (mean / gate["gate_limit"] - 0.5).clip(0, 1)
-        gated = gated * (gated.mean() >= gate["gate_share"])
-        share = (gated + shift).clip(0, 1).astype(np.float32)
+        asked = (mean / gate["gate_limit"] - 0.5).clip(0, 1).mean() >= gate["gate_share"]
+        share = np.float32(min(max(asked + shift, 0.0), 1.0))
+        if share == 0:
+            return
         lean = np.float32(gate["lean"] * shift)
-        for inner in asked_tiles(share[0], gate["tile"]):
+        for inner in product(*(spans(side, gate["tile"]) for side in coarse.shape[1:])):
             outer = tuple(
                 slice(max(side.start - gate["halo"], 0), min(side.stop + gate["halo"], length))
-                for side, length in zip(inner, share.shape[1:], strict=True)
+                for side, length in zip(inner, coarse.shape[1:], strict=True)
             )
             seen = (slice(None), *(slice(2 * side.start, 2 * side.stop) for side in outer))
             crop = np.ascontiguousarray(pixels[seen])[None]
@@ -125,7 +128,7 @@ class OnnxUpscaler:
             )
             here = (slice(None), *inner)
             for result, part in zip((coarse, log_error), answer, strict=True):
-                result[here] += share[here] * (part[0][own] - result[here])
+                result[here] += share * (part[0][own] - result[here])
 
     def _refine(
         self,
