@@ -6,10 +6,8 @@ are one linear map onto the latent grid, which `ConvRestorer` holds exactly. So 
 network's picture, in our latents, and only ln e (Eq. 1) begins untrained.
 """
 
-import struct
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,8 +15,8 @@ from torch import Tensor
 from patchscaler.errors import WeightsError
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.restorer import ConvRestorer, cell_kernel, enlarged_skip
+from patchscaler.training.checkpoints import NcnnFile, read_checkpoint
 
-_HALF = 0x01306B47  # ncnn's mark of weights in half precision
 _SCALE = 4
 
 
@@ -29,47 +27,20 @@ def read_compact(path: str | Path) -> list[Tensor]:
     """
     path = Path(path)
     if path.suffix == ".bin":
-        return _read_ncnn(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the unpickler says, it isn't a checkpoint that we read
-        raise WeightsError(f"{path}: not a checkpoint: {error}") from error
-    state = state.get("params_ema", state.get("params", state))
+        return _read_ncnn(NcnnFile(path, "a compact network"))
+    state = read_checkpoint(path)
     if not all(key.startswith("body.") for key in state):
         raise WeightsError(f"{path}: not a compact network (SRVGGNetCompact)")
-    return [value.float() for value in state.values()]
+    return list(state.values())
 
 
-def _read_ncnn(path: Path, width: int = 64, out: int = 3 * _SCALE**2) -> list[Tensor]:
-    data, place, tensors = path.read_bytes(), 0, []
-
-    def take(count: int, kind: type[np.floating]) -> Tensor:
-        nonlocal place
-        values = np.frombuffer(data, kind, count, place)
-        place += (values.nbytes + 3) // 4 * 4
-        return torch.from_numpy(values.astype(np.float32))
-
-    def convolution(channels: int, read: int) -> None:
-        nonlocal place
-        (mark,) = struct.unpack_from("<I", data, place)
-        place += 4
-        if mark not in (0, _HALF):
-            raise WeightsError(f"{path}: not the .bin of a compact network")
-        weight = take(channels * read * 9, np.float16 if mark else np.float32)
-        tensors.extend([weight.view(channels, read, 3, 3), take(channels, np.float32)])
-
-    try:
-        convolution(width, 3)
-        tensors.append(take(width, np.float32))
-        # Each further layer holds its slopes too; what remains at the end is the convolution to the pixels.
-        while len(data) - place > 4 + out * width * 9 * 4 + out * 4:
-            convolution(width, width)
-            tensors.append(take(width, np.float32))
-        convolution(out, width)
-    except (ValueError, struct.error) as error:
-        raise WeightsError(f"{path}: not the .bin of a compact network: {error}") from error
-    if place != len(data):
-        raise WeightsError(f"{path}: {len(data) - place} bytes are left over; not the .bin of a compact network")
+def _read_ncnn(file: NcnnFile, width: int = 64, out: int = 3 * _SCALE**2) -> list[Tensor]:
+    tensors = [*file.convolution(width, 3), file.values(width)]
+    # Each further layer holds its slopes too; what remains at the end is the convolution to the pixels.
+    while file.left > 4 + out * width * 9 * 4 + out * 4:
+        tensors += [*file.convolution(width, width), file.values(width)]
+    tensors += file.convolution(out, width)
+    file.close()
     return tensors
 
 

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -10,8 +9,8 @@ from torch import Tensor
 from patchscaler.errors import WeightsError
 from patchscaler.models.autoencoder import STRIDE, DctAutoencoder
 from patchscaler.models.rrdb import RrdbRestorer
+from patchscaler.training.checkpoints import NcnnFile, read_checkpoint
 
-_HALF = 0x01306B47  # ncnn's mark of weights in half precision
 _KERNEL = STRIDE + 2  # of a 3x3 convolution followed by a block transform
 
 
@@ -22,40 +21,22 @@ def read_rrdb(path: str | Path) -> list[tuple[Tensor, Tensor]]:
     """
     path = Path(path)
     if path.suffix == ".bin":
-        return _read_ncnn(path)
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the unpickler says, it isn't a checkpoint that we read
-        raise WeightsError(f"{path}: not a checkpoint: {error}") from error
-    state = state.get("params_ema", state.get("params", state))
+        return _read_ncnn(NcnnFile(path, "an RRDB network"))
+    state = read_checkpoint(path)
     # RRDBNet of the authors lists its convolutions in the order in which they run.
     weights = [name for name in state if name.endswith(".weight")]
     if not weights or weights[0] != "conv_first.weight" or weights[-1] != "conv_last.weight":
         raise WeightsError(f"{path}: not an RRDB network (RRDBNet)")
-    return [(state[name].float(), state[name.removesuffix("weight") + "bias"].float()) for name in weights]
+    return [(state[name], state[name.removesuffix("weight") + "bias"]) for name in weights]
 
 
-def _read_ncnn(path: Path, width: int = 64, growth: int = 32) -> list[tuple[Tensor, Tensor]]:
-    data, place = path.read_bytes(), 0
+def _read_ncnn(file: NcnnFile, width: int = 64, growth: int = 32) -> list[tuple[Tensor, Tensor]]:
     dense = [(width + i * growth, growth) for i in range(4)] + [(width + 4 * growth, width)]
-    size = sum(9 * a * b * 2 + 4 + 4 * b for a, b in dense)
-    blocks = len(data) // (3 * size)  # the other layers together are smaller than one
+    block = 3 * sum(9 * read * out * 2 + 4 + 4 * out for read, out in dense)
+    blocks = file.left // block  # the other layers together are smaller than one
     shapes = [(3, width), *(3 * blocks * dense), *(4 * [(width, width)]), (width, 3)]
-    layers = []
-    for read, channels in shapes:
-        count = read * channels * 9
-        mark = int.from_bytes(data[place : place + 4], "little")
-        if mark not in (0, _HALF) or place + count > len(data):
-            raise WeightsError(f"{path}: not the .bin of an RRDB network")
-        kind = np.dtype(np.float16 if mark else np.float32)
-        values = np.frombuffer(data, kind, count, place + 4)
-        place += 4 + (values.nbytes + 3) // 4 * 4
-        bias = np.frombuffer(data, np.float32, channels, place)
-        place += bias.nbytes
-        weight = torch.from_numpy(values.astype(np.float32)).view(channels, read, 3, 3)
-        layers.append((weight, torch.from_numpy(bias.copy())))
-    if place != len(data):
-        raise WeightsError(f"{path}: {len(data) - place} bytes are left over; not the .bin of an RRDB network")
+    layers = [file.convolution(out, read) for read, out in shapes]
+    file.close()
     return layers
 
 
