@@ -32,7 +32,7 @@ SEES: dict[str, set[str]] = {
     "inference": NETWORKS | {"storage", "report", "patchscaler"},
     "pgs": {"errors", "imaging", "diffusion"},  # for any model: it imports no network of ours
     "coarse": NETWORKS | {"storage", "report", "inference", "pgs"},
-    "saving": {"storage"},
+    "saving": {"errors", "storage", "inference"},
     "pipeline": NETWORKS | {"storage", "report", "presets", "inference", "saving"},
     "assembly": INFERENCE | {"patchscaler"},
     "sizes": INFERENCE | {"patchscaler"},

@@ -1,14 +1,26 @@
-"""What a saved pipeline's folder holds beside diffusers' files: the way to its class, its record, and a model card."""
+"""How a pipeline is saved, loaded and offloaded, and what its folder holds beside diffusers' files: the way to its
+class, its record, and a model card."""
 
 import json
+import os
 import shutil
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.utils import is_accelerate_available
 from huggingface_hub import create_repo, file_exists, upload_folder
+from torch import nn
 
-from patchscaler.storage import read_json
+from patchscaler.errors import ConfigError, WeightsError
+from patchscaler.inference.parts import check_folder, default_dtype
+from patchscaler.storage import dtype_argument, model_folder, read_json
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # The file in a saved folder by which DiffusionPipeline finds the class, and its text.
 CUSTOM_PIPELINE = "patchscaler_pipeline"
@@ -128,3 +140,108 @@ def _figures(figures: Mapping[str, Any]) -> str:
         cells = [f"{values[name]:.3f}" if name in values else "" for name in metrics]
         lines.append(f"| {condition} | {method} | {' | '.join(cells)} |")
     return "\n".join([f"{figures.get('set', '')}".strip(), "", *lines]).strip()
+
+
+class SavedPipeline(DiffusionPipeline):
+    """What PatchScalerPipeline does with its weights: load, save, upload, offload."""
+
+    _origin: Path | None = None
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any = None, **kwargs: Any) -> "Self":
+        """A model folder, hub id or bundled preset (None: "tiny"), checked strictly.
+
+        dtype  a precision, one for each part ({"restorer": ..., "default": ...}), or "auto": bfloat16 where the
+               processor multiplies it natively, else float32. None: float32, as by DiffusionPipeline
+        kwargs  otherwise diffusers'
+
+        Raises WeightsError for missing, unknown or wrongly shaped tensors, naming the file, and for pickled weights.
+        """
+        name = model_folder(pretrained_model_name_or_path)
+        if not os.path.isdir(name) and (name.count("/") != 1 or name.startswith((".", "/"))):
+            raise WeightsError(f"{name}: no such model folder; name a folder, a hub id (owner/name) or leave it out")
+        # Without accelerate diffusers asks everybody to install it; inference doesn't need it.
+        kwargs = {"low_cpu_mem_usage": is_accelerate_available(), "use_safetensors": True} | kwargs
+        dtype = kwargs.pop("dtype", None) or kwargs.pop("torch_dtype", None) or torch.float32
+        dtype = default_dtype("cpu") if dtype == "auto" else dtype
+        try:
+            folder = name if os.path.isdir(name) else cls.download(name, **kwargs)
+            check_folder(Path(folder), kwargs.get("variant"), kwargs)
+            pipeline = super().from_pretrained(folder, **dtype_argument(dtype), **kwargs)
+        except WeightsError:
+            raise
+        except (OSError, ValueError) as error:
+            raise WeightsError(f"{name}: {' '.join(str(error).split())}") from error
+        pipeline.register_to_config(_name_or_path=name)
+        pipeline._origin = Path(folder)
+        return pipeline
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: Any, **options: Any) -> dict[str, Any]:
+        """The index names our file in the folder, for programs that know only diffusers: whoever has this class runs no
+        code from there."""
+        config: dict[str, Any] = super()._dict_from_json_file(json_file, **options)
+        return config | {"_class_name": cls.__name__} if isinstance(config.get("_class_name"), list) else config
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> "Self":
+        """A pipeline of the same parts, or of those given instead, in the precision they have (diffusers makes them
+        float32, the other pipeline's too) unless `dtype` is given."""
+        if not isinstance(pipeline, cls) or {"dtype", "torch_dtype"} & kwargs.keys():
+            made: Self = super().from_pipe(pipeline, **kwargs)
+            return made
+        made = cls(**{**pipeline.components, "overlap": pipeline.config["overlap"], **kwargs})
+        made.register_to_config(_name_or_path=pipeline.name_or_path)
+        made._origin = pipeline._origin
+        return made
+
+    def save_pretrained(  # type: ignore[override]  # use_flashpack is among kwargs: older versions have none
+        self,
+        save_directory: str | os.PathLike[str],
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str | None = None,
+        push_to_hub: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """As diffusers', with the file by which DiffusionPipeline loads the folder and, from the folder that the
+        pipeline came from, its record and licences. `push_to_hub` uploads these too, and a model card where the
+        repository has none. Raises ConfigError for safe_serialization=False."""
+        if not safe_serialization:
+            raise ConfigError("weights are saved as safetensors only: leave safe_serialization out")
+        hub = {key: kwargs.pop(key) for key in HUB_OPTIONS if key in kwargs}
+        super().save_pretrained(save_directory, variant=variant, max_shard_size=max_shard_size, **kwargs)
+        finish_folder(Path(save_directory), self._origin or (Path(self.name_or_path) if self.name_or_path else None))
+        if push_to_hub:
+            upload(Path(save_directory), **hub)
+
+    def push_to_hub(  # type: ignore[override]  # by name only
+        self, repo_id: str, *, variant: str | None = None, **hub: Any
+    ) -> str:
+        """`save_pretrained` to a repository of the hub without keeping the folder. Returns the commit's address."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, variant=variant)
+            return upload(Path(folder), repo_id, **hub)
+
+    def enable_group_offload(  # type: ignore[override]  # by name only
+        self,
+        onload_device: torch.device | str,
+        *,
+        offload_to_disk_path: str | None = None,
+        exclude_modules: str | Sequence[str] = (),
+        **options: Any,
+    ) -> None:
+        """As diffusers', with a folder for each part on the disk: in one, layers of the same name would share a file.
+        Raises ConfigError for a folder that isn't empty, whose files would be taken for these weights."""
+        excluded = [exclude_modules] if isinstance(exclude_modules, str) else exclude_modules
+        parts: dict[str, Any] = {name: part for name, part in self.components.items() if isinstance(part, nn.Module)}
+        for name, part in parts.items():
+            if name in excluded:
+                part.to(onload_device)
+                continue
+            folder = offload_to_disk_path and os.path.join(offload_to_disk_path, name)
+            if folder and os.path.isdir(folder) and os.listdir(folder):
+                raise ConfigError(f"{folder}: not empty; offload to a fresh folder")
+            if folder:  # safetensors hold no other order
+                part.to(memory_format=torch.contiguous_format)
+            part.enable_group_offload(torch.device(onload_device), offload_to_disk_path=folder, **options)
