@@ -172,7 +172,7 @@ class PatchScalerPipeline(SavedPipeline):
         use_texture  False: no texture prompt
         denoise      0 to 1: how much the second restorer counts and how smooth noise may become. 0: it isn't asked,
                      which saves most of the time that degraded pictures take; 1: it counts everywhere. None: the gate
-                     decides where it pays, and "fast" doesn't ask it
+                     decides whether it pays, and "fast" doesn't ask it
         callback_on_step_end  as in diffusers: called with (pipeline, step, timestep, {"latents": ...}) after each step;
                      latents it returns replace those of the patches, and `pipe._interrupt = True` leaves them as they
                      are. Steps and time are those of the hardest patches; of more than 256 patches with steps, each

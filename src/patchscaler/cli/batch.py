@@ -29,7 +29,7 @@ def batch(
         str | None, typer.Option(metavar="N,N,N", help="sampling steps of simple, medium and hard patches")
     ] = None,
     denoise: Annotated[
-        float | None, typer.Option(min=0, max=1, help="how much the second restorer counts; default: where it pays")
+        float | None, typer.Option(min=0, max=1, help="how much the second restorer counts; default: if it pays")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="of all pictures, unless a table gives each its own")] = 0,
     model: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="bundled name, folder or hub id")] = "tiny",

@@ -59,7 +59,7 @@ def upscale(
         typer.Option(
             min=0,
             max=1,
-            help="how much the second restorer counts, 0 (never asked, fastest) to 1; default: where it pays",
+            help="how much the second restorer counts, 0 (never asked, fastest) to 1; default: if it pays",
         ),
     ] = None,
     budget: Annotated[

@@ -39,7 +39,7 @@ PARTS: dict[str, tuple[type[ModelMixin], ...]] = {  # the classes that a model f
 }
 # Those that are faster with the channels of a pixel side by side.
 CONVOLUTIONAL = ("autoencoder", "restorer", "second_restorer", "fusion", "texture_classifier")
-# Parts that a model has both of or none: the second restorer of the GRM, and what decides where it is asked.
+# Parts that a model has both of or none: the second restorer of the GRM, and what decides whether it is asked.
 SECOND_PARTS: dict[str, tuple[type[ModelMixin], ...]] = {"second_restorer": (RrdbRestorer,), "fusion": (Fusion,)}
 
 

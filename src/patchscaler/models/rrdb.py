@@ -2,7 +2,7 @@
 
 Source: Wang et al., "ESRGAN" (2018) and "Real-ESRGAN" (2021); its weights begin as Real-ESRGAN x4plus's
 (training/published.py). It has ten times the first restorer's parameters and tells noise from texture where the first
-one can't; it is asked only where that is expected to pay (models/fusion.py).
+one can't; it is asked only if that is expected to pay (models/fusion.py).
 
 Choice: the published network draws a picture, which our encoder, an affine map, would turn into latents. Both last maps
 are linear, so they are one convolution here, and no picture at full size is made.

@@ -60,7 +60,7 @@ QUALITY = Control(
     {Quality.fast: "Fast", Quality.balanced: "Balanced", Quality.best: "Best"},
 )
 SCALE = Control("Size", choices={1: "x1, same size", 2: "x2", 3: "x3", 4: "x4"})
-DENOISING = Control("Denoise", "Less: grain stays, faster. More: smoother, slower. Middle: where it pays", step=0.1)
+DENOISING = Control("Denoise", "Less: grain stays, faster. More: smoother, slower. Middle: if it pays", step=0.1)
 SEED = Control("Seed", "Same seed, same result")
 FORMAT = Control(
     "Save as",
@@ -77,7 +77,7 @@ class Options(BaseModel):
     scale: Annotated[float, SCALE, Field(ge=1, le=LARGEST_SCALE, description="1: restore only")] = LARGEST_SCALE
     format: Annotated[Format, FORMAT, Field(description="of the result")] = Format.png
     denoise: Annotated[
-        float, DENOISING, Field(ge=0, le=1, description="how much the second restorer counts; 0.5: where it pays")
+        float, DENOISING, Field(ge=0, le=1, description="how much the second restorer counts; 0.5: if it pays")
     ] = DENOISE
     seed: Annotated[
         int,

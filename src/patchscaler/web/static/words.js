@@ -3,7 +3,7 @@
 const NO_BREAK = "\u00a0";
 const STAGES = {
   restore: "Restoring the whole picture",
-  second: "Asking the large restorer where it helps",
+  second: "Asking the large restorer",
   prompt: "Looking up textures",
   sample: "Refining patch by patch",
   decode: "Drawing the result",
