@@ -1,7 +1,7 @@
-"""Where the GRM asks its second restorer, and what it makes of two answers.
+"""Whether the GRM asks its second restorer, and what it makes of two answers.
 
 One small restorer can't tell noise from texture, a large one costs ten times as much. So a gate, which sees what the
-first restorer sees, tells how much lower the LPIPS would be with both; where that is worth the time, the second one is
+first restorer sees, tells how much lower the LPIPS would be with both; if that is worth the time, the second one is
 asked for the picture and a small network weighs the two, place by place and channel by channel:
 
     y0 = y_1 + w (y_2 - y_1) + d
