@@ -22,6 +22,7 @@ import tests.testing_utils as device_of_tests  # type: ignore[import-not-found] 
 if device_of_tests.torch_device == "cpu":  # what only moves weights around does so between the CPU and itself
     device_of_tests.require_accelerator = device_of_tests.require_torch_accelerator = lambda test: test
 
+from conftest import build_tiny_pipeline  # of our tests
 from tests.models.testing_utils import (  # type: ignore[import-not-found]
     BaseModelTesterConfig,
     MemoryTesterMixin,
@@ -35,7 +36,6 @@ from tests.pipelines.test_pipelines_common import (  # type: ignore[import-not-f
 )
 
 import patchscaler
-from conftest import build_tiny_pipeline  # of our tests
 
 
 def drawn(*shape: int) -> Tensor:

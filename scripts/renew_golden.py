@@ -1,4 +1,4 @@
-"""Golden values of the bundled model: `python scripts/renew_golden.py` writes tests/golden.json for test_golden.py.
+"""Golden values of the bundled model: `python scripts/renew_golden.py` writes tests/inference/golden.json.
 
 Run it after a change that is meant to change the result (new weights, another choice in the method), look at the
 picture, and commit the file with the change.
@@ -14,7 +14,7 @@ from einops import rearrange
 from patchscaler import PatchScalerPipeline
 
 ROOT = Path(__file__).resolve().parent.parent
-GOLDEN = ROOT / "tests" / "golden.json"
+GOLDEN = ROOT / "tests" / "inference" / "golden.json"
 PICTURE = "examples/noisy_parrot.png"  # has patches of all three groups
 CELLS = 8  # along each side
 STEPS = (2, 4, 6)  # few, for speed

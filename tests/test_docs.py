@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import tiny_backbones
 import torch
+from conftest import Call
 from PIL import Image
 
-from conftest import Call
 from patchscaler import PatchScalerPipeline
 from patchscaler.data.pictures import PictureSet
 from patchscaler.storage import model_folder

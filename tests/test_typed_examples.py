@@ -6,12 +6,12 @@ from typing import get_args, get_type_hints
 
 import pytest
 from mypy import api
+from test_docs import ROOT, blocks
 
 import patchscaler
 from patchscaler.inference.options import CallOptions
 from patchscaler.inference.settings import QUALITIES, OutputType, Quality
 from patchscaler.pipeline import PatchScalerPipeline
-from test_docs import ROOT, blocks
 
 WRONG = """
 from patchscaler import PatchScalerBatch, PatchScalerOutput, PatchScalerPipeline, enlarge
