@@ -26,6 +26,7 @@ SEES: dict[str, set[str]] = {
     "features": {"errors"},
     "models": {"errors", "imaging", "diffusion"},
     "storage": NETWORKS,
+    "engines": NETWORKS | {"storage"},
     "report": NETWORKS,
     "presets": {"errors", "models"},
     "training": NETWORKS | {"presets", "data", "features"},

@@ -1,0 +1,129 @@
+"""The contract between the core, which is numpy, and whatever runs the networks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+Indices = NDArray[np.int64]
+
+SCALE = 4  # enlargement of one pass
+STRIDE = 8  # d: pixels of the result per latent, along each side
+CELL = STRIDE // SCALE  # pixels of the input per latent
+
+
+class Restored(NamedTuple):
+    """By the GRM: latents y0 (n,c,h,w), their log_error (n,1,h,w), and the gain (n,1,h,w) in LPIPS that is to be
+    expected of the second restorer; None: there is none."""
+
+    latents: Array
+    log_error: Array
+    gain: Array | None = None
+
+
+@dataclass(frozen=True)
+class Gate:
+    """When the second restorer is asked (`Fusion.share` says how): limit on the expected gain, reach in latents of the
+    neighbourhood that counts, share of the places from which on, and the lean at either end of `denoise`."""
+
+    limit: float
+    reach: int
+    share: float
+    lean: float
+
+
+@dataclass(frozen=True)
+class BlockDct:
+    """Latents that are normalised coefficients of an 8x8 block DCT: kept coefficients of Y and of each of Cb, Cr; mean
+    and std of each."""
+
+    luma: int
+    chroma: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the core has to know of a model.
+
+    name             bundled name, folder or hub id
+    patch, overlap   V and the overlap of neighbouring patches, in latents
+    channels         c
+    eta              difficulty scale of the confidence, Eq. 1
+    alphas           ᾱ_t of the noise schedule (T,)
+    prediction_type  of Patch-DiT: "sample", "epsilon" or "v_prediction"
+    prompt_limit     patches of a larger mean log error read no texture prompt; None: all do
+    restore_reach    latents on each side that `restore` depends on; None: it has to see the whole picture at once
+    restore_area     latents, halo included, in one call of `restore`: bounds the memory, changes nothing else
+    decode_reach, decode_area  likewise of `decode`
+    gate             None: there is no second restorer
+    dct              None: the latents are something else, and small previews are decoded whole
+    """
+
+    name: str
+    patch: int
+    overlap: int
+    channels: int
+    eta: float
+    alphas: Array
+    prediction_type: str
+    prompt_limit: float | None
+    restore_reach: int | None
+    restore_area: int
+    decode_reach: int
+    decode_area: int
+    gate: Gate | None = None
+    dct: BlockDct | None = None
+
+
+class Engine(Protocol):
+    """Runs the networks of one model on one device. All arrays are float32, NCHW, and belong to the caller.
+
+    model   see ModelInfo
+    device  such as "cpu" or "cuda:0"; dtype: what the networks compute in, such as "bfloat16"
+    """
+
+    model: ModelInfo
+    device: str
+    dtype: str
+
+    def restore(self, pixels: Array) -> Restored:
+        """By the first restorer: RGB (n,3,2h,2w) in [0,1]."""
+        ...
+
+    def fuse(self, pixels: Array, lean: float) -> Restored:
+        """By both restorers (`gain` is None); lean: see Fusion. Only where the model has a gate."""
+        ...
+
+    def prompt(self, coarse: Array, rows: Indices, texture: Any, count: int) -> Any:
+        """Algorithm 1 for coarse patches (n,c,V,V): keys and values of the textures most like each.
+
+        texture  of `count` patches, which the result is written into at `rows`; None: a new one, of zeros
+        returns  texture, which only this engine can read
+        """
+        ...
+
+    def denoise(self, x_t: Array, t: Indices, coarse: Array, log_error: Array, texture: Any, rows: Indices) -> Array:
+        """Patch-DiT's prediction (n,c,V,V) for noisy patches at times t (n,).
+
+        coarse, log_error  of these patches, (n,c,V,V) and (n,1,V,V)
+        texture            from `prompt`, in which they are the `rows`; None: no texture prompt
+        """
+        ...
+
+    def decode(self, latents: Array) -> Array:
+        """Latents (n,c,h,w) -> RGB (n,3,8h,8w) of about [0,1], not clamped."""
+        ...
+
+    def digest(self) -> bytes:
+        """Of all weights: the same for the same weights, whatever the files are called."""
+        ...
+
+    def sampler(self, device: str) -> Callable[[], "Engine"]:
+        """What a worker process makes its engine on `device` of (`pickle` takes it); that one need only prompt and
+        denoise."""
+        ...
