@@ -8,7 +8,7 @@ The file is the authors' checkpoint, or ncnn's .bin of it; FOLDER holds the auto
 import argparse
 
 from patchscaler.models.autoencoder import DctAutoencoder
-from patchscaler.training.common import load_frozen
+from patchscaler.training.frozen import load_frozen
 from patchscaler.training.published import read_rrdb, restorer_from_rrdb
 
 

@@ -11,7 +11,8 @@ from patchscaler.errors import ConfigError
 from patchscaler.models.fusion import Fusion
 from patchscaler.models.patch_dit import PatchDiT
 from patchscaler.models.restorer import ConvRestorer, soft_log_error
-from patchscaler.training.confidence import Readout, read_line
+from patchscaler.training.confidence import read_line
+from patchscaler.training.readouts import Readout
 from patchscaler.training.settings import build
 from training_runs import entries, needs_vgg, run_training
 

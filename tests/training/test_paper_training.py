@@ -23,7 +23,7 @@ from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier
 from patchscaler.pipeline import PatchScalerPipeline
 from patchscaler.presets import PAPER, build_networks
 from patchscaler.storage import WEIGHTS_FILE
-from patchscaler.training import meta
+from patchscaler.training import estimate
 from patchscaler.training.patch_dit import PatchDiTTask
 from patchscaler.training.settings import build, read_toml
 from patchscaler.training.texture import build_memory
@@ -85,7 +85,7 @@ def test_a_run_is_counted_without_being_built() -> None:
     """At the paper's widths and a twelfth of Patch-DiT's depth. Nothing is read or written."""
     full = settings_of("patch-dit")
     dit = dataclasses.replace(full, model={**full.model, "depth": 2})
-    found = meta.count(dit)
+    found = estimate.count(dit)
     with torch.device("meta"):
         networks = build_networks(PAPER.changed(patch_dit={"depth": 2}))
     sizes = {name: sum(p.numel() for p in part.parameters()) for name, part in networks._asdict().items()}
@@ -98,9 +98,9 @@ def test_a_run_is_counted_without_being_built() -> None:
     trained = 3 * 2 * dit.run.batch_size * (22_963.29e6 + 3_221.23e6) * 2 / 24
     assert before + trained < found.flops < 1.3 * (before + trained)
     assert 0.03 * 2**30 < found.activations < 2**30
-    assert f"{found.trained:,} parameters" in meta.report(found, dit.run).splitlines()[1]
+    assert f"{found.trained:,} parameters" in estimate.report(found, dit.run).splitlines()[1]
     with pytest.raises(ConfigError, match="counts the parts restorer and patch-dit"):
-        meta.count(settings_of("texture"))
+        estimate.count(settings_of("texture"))
     assert not list(Path().iterdir())
 
 

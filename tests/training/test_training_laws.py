@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from patchscaler.models.autoencoder import STRIDE
 from patchscaler.training import loop
 from patchscaler.training.adversarial import FeatureDiscriminator
-from patchscaler.training.common import sheet
 from patchscaler.training.decoding import Square, grid_energy, pixel_square
 from patchscaler.training.latents import squares_at
 from patchscaler.training.settings import RunSettings, build
+from patchscaler.training.validation import sheet
 
 law = settings(deadline=None, max_examples=50)
 
@@ -53,14 +53,6 @@ def test_the_learning_rate_warms_up_and_decays(run: RunSettings, step: int) -> N
 def test_the_learning_rate_ends_at_zero_where_it_decays(run: RunSettings) -> None:
     end = loop.learning_rate_at(run.steps, run)
     assert end == 0 if run.decay_steps else end > 0
-
-
-@law
-@given(st.integers(0, 50), st.integers(0, 50))
-def test_a_sampler_is_a_part_of_the_one_before(first: int, last: int) -> None:
-    whole, rest = loop.EndlessFrom(0, last), loop.EndlessFrom(first, last)
-    assert list(rest) == list(whole)[first:]
-    assert len(rest) == len(list(rest))
 
 
 def test_a_sheet_holds_pictures_of_different_sizes() -> None:

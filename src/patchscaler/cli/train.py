@@ -24,19 +24,21 @@ def train(
     part: Annotated[Part, typer.Argument(help="which network to train")],
     settings: Annotated[Path, typer.Argument(help="TOML file of the run (see configs/)")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="one batch, nothing written")] = False,
-    meta: Annotated[
-        bool, typer.Option("--meta", help="of configs/paper: parameters, memory and FLOPs; nothing read or allocated")
+    estimate: Annotated[
+        bool,
+        typer.Option("--estimate", help="of configs/paper: parameters, memory and FLOPs; nothing read or allocated"),
     ] = False,
 ) -> None:
     """Train a part of the model; the same command resumes a run from its newest checkpoint."""
-    from patchscaler.training.common import without_traces
+    from patchscaler.training.dry_run import dry_run as run_once
+    from patchscaler.training.dry_run import without_traces
     from patchscaler.training.loop import train as run_training
     from patchscaler.training.settings import build, read_toml
 
     settings_type, task_type = types_of(part)
     resolved: Any = build(settings_type, read_toml(settings))
-    if meta:
-        from patchscaler.training.meta import count, report
+    if estimate:
+        from patchscaler.training.estimate import count, report
 
         typer.echo(report(count(resolved), resolved.run))
         return
@@ -45,7 +47,7 @@ def train(
         return
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         resolved = without_traces(resolved, scratch)
-        run_training(task_type(resolved), resolved.run, resolved, dry_run=True)
+        run_once(task_type(resolved), resolved.run)
 
 
 def types_of(part: Part) -> tuple[Any, Any]:

@@ -14,7 +14,6 @@ from torch.utils.data import Dataset
 from patchscaler.data.camera import CameraConfig
 from patchscaler.data.degradation import DegradationConfig, degrade_at
 from patchscaler.data.pictures import PicturePool, PictureSet, picture_files, read_rgb
-from patchscaler.data.teacher import TeacherPairs, TeacherSettings
 from patchscaler.errors import ConfigError, DataError
 
 CONDITIONS: dict[str, DegradationConfig | CameraConfig] = {
@@ -32,7 +31,6 @@ class PairSettings:
     crop     side of the HR crop in pixels
     draws    see PicturePool.crop
     mixture  share of each degradation
-    teacher  pairs made by another upscaler take their share of all, from all of the mixture; None: no such pairs
     """
 
     crop: int = 192
@@ -40,7 +38,6 @@ class PairSettings:
     mixture: dict[str, float] = field(
         default_factory=lambda: {"bicubic": 0.3, "camera": 0.2, "mild": 0.25, "real_esrgan": 0.25}
     )
-    teacher: TeacherSettings | None = None
 
     def __post_init__(self) -> None:
         unknown = set(self.mixture) - set(CONDITIONS)
@@ -61,16 +58,11 @@ class PairDataset(Dataset):
         self.settings, self.seed, self.length = settings, seed, length
         shares = np.array(list(settings.mixture.values()), dtype=np.float64)
         self._names, self._shares = list(settings.mixture), shares / shares.sum()
-        self._teacher = TeacherPairs(settings.teacher, settings.crop) if settings.teacher else None
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        if self._teacher is not None:
-            rng = np.random.default_rng([self.seed, index, 2])
-            if rng.random() < self._teacher.share:
-                return self._teacher.draw(rng)
         hr = self.pool.crop(self.seed, index, self.settings.crop, self.settings.draws).float() / 255
         chosen = np.random.default_rng([self.seed, index, 1]).choice(len(self._names), p=self._shares)
         lr = degrade_at(hr, CONDITIONS[self._names[int(chosen)]], self.seed, index)

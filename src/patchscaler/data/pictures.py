@@ -124,10 +124,10 @@ class PicturePool:
             if contrast > best_contrast:
                 best, best_contrast = candidate, contrast
         assert best is not None
-        return oriented(best, int(rng.integers(4)), bool(rng.integers(2)))
+        return _oriented(best, int(rng.integers(4)), bool(rng.integers(2)))
 
 
-def oriented(pixels: np.ndarray, turns: int, mirrored: bool) -> UInt8[Tensor, "3 h w"]:
+def _oriented(pixels: np.ndarray, turns: int, mirrored: bool) -> UInt8[Tensor, "3 h w"]:
     """Pixels (h,w,3) after so many quarter turns, mirrored or not: one of 8 orientations."""
     turned = np.rot90(pixels, turns)
     if mirrored:

@@ -44,26 +44,19 @@ def confidence_from(log_error: Float[Tensor, "n 1 h w"], eta: float) -> Float[Te
 
 
 def restoration_loss(
-    restored: Restoration,
-    target: Float[Tensor, "n c h w"],
-    eta: float,
-    uncertainty_weight: float,
-    confidence_weighting: bool = True,
+    restored: Restoration, target: Float[Tensor, "n c h w"], eta: float, uncertainty_weight: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Eq. 1: |y - x|_1 + lambda (C |y - x|^2 - eta log C), lambda = uncertainty_weight; squares: mean over channels.
 
     With C = eta exp(-s) the bracket is eta (exp(-s) e + s) up to a constant, whose optimum for s is ln e, the error
     itself, also where C would pass 1. Choice: s learns from that form, the latents from C |y - x|^2 with C capped at 1
     as it is read later (confidence_from): uncapped, the easy places would take all the gradient.
-
-    confidence_weighting  False: C is learned, but does not weigh |y - x|^2 yet
     """
     difference = restored.latents.float() - target
     absolute = difference.abs().mean()
     squared = difference.square().mean(dim=1, keepdim=True)
     s = restored.log_error.float()
-    weight = confidence_from(s.detach(), eta) if confidence_weighting else 1.0
-    weighted = (weight * squared).mean()
+    weighted = (confidence_from(s.detach(), eta) * squared).mean()
     uncertainty = (torch.exp(-s) * squared.detach() + s).mean()
     return absolute + uncertainty_weight * (weighted + eta * uncertainty), {
         "l1": absolute.detach(),
@@ -95,7 +88,7 @@ class ConvRestorer(ModelMixin, ConfigMixin):
     latent_channels | c of the autoencoder
     width, blocks   | channels and blocks; each residual block sees 2 LR pixels (8 output px) further, a plain one 1
     block           | "residual", or "plain": convolution and PReLU without a way around, as in Real-ESRGAN's compact
-                    | networks, so that their published weights can be a starting point (training/compact.py)
+                    | networks, so that their published weights can be a starting point (training/published.py)
     eta             | difficulty scale of the confidence map, in squared normalised latent units
 
     Choice: blocks at LR resolution. Blocks of twice the width on the latent grid cost the same arithmetic and need two

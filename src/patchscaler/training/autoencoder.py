@@ -17,9 +17,9 @@ from patchscaler.data.pairs import validation_pairs
 from patchscaler.data.pictures import PicturePool, PictureSet, picture_files
 from patchscaler.imaging.fidelity import psnr_y
 from patchscaler.models.autoencoder import DctAutoencoder
-from patchscaler.training.common import sheet
 from patchscaler.training.perceptual import PerceptualLoss
 from patchscaler.training.settings import RunSettings
+from patchscaler.training.validation import sheet
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from patchscaler.training.common import one_thread
+from patchscaler.training.loader import one_thread
 
 _CHUNK = 16
 

@@ -16,7 +16,7 @@ from patchscaler.models.fusion import Fusion
 from patchscaler.models.grm import GlobalRestoration
 from patchscaler.models.restorer import ConvRestorer, confidence_from
 from patchscaler.models.rrdb import RrdbRestorer
-from patchscaler.training.common import load_frozen
+from patchscaler.training.frozen import load_frozen
 
 
 @torch.no_grad()

@@ -32,11 +32,12 @@ from patchscaler.models.patch_dit import PatchDiT, TextureCache
 from patchscaler.models.restorer import ConvRestorer, confidence_from, restoration_loss
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
 from patchscaler.training.adversarial import Adversary, FeatureDiscriminator
-from patchscaler.training.common import load_frozen, sheet
 from patchscaler.training.decoding import DecodingDenoiser, Square, grid_energy, is_of_texture, pixel_square
+from patchscaler.training.frozen import load_frozen
 from patchscaler.training.latents import CacheSettings, LatentCache, PatchDataset, random_patches
 from patchscaler.training.sampling import Sampler
 from patchscaler.training.settings import RunSettings
+from patchscaler.training.validation import sheet
 
 # Pixels of a validation crop: many small ones tell more than few large ones. Whether a run helps differs from picture
 # to picture (ground textures, objects), and 12 crops of 256 pixels once said the opposite of 48 whole pictures.

@@ -26,10 +26,11 @@ from patchscaler.models.restorer import ConvRestorer, Restoration
 from patchscaler.models.rrdb import RrdbRestorer, SecondOpinion
 from patchscaler.training.adversarial import Adversary, FeatureDiscriminator
 from patchscaler.training.cache import CropCache
-from patchscaler.training.common import load_frozen, sheet
 from patchscaler.training.decoding import Square, decode_square, pixel_square
+from patchscaler.training.frozen import load_frozen
 from patchscaler.training.latents import CacheSettings
 from patchscaler.training.settings import RunSettings
+from patchscaler.training.validation import sheet
 
 VALIDATION_SIDE = 128
 SHEET_ROWS = 24

@@ -25,11 +25,12 @@ from patchscaler.imaging.fidelity import psnr_y
 from patchscaler.models.latents import decode_latents, encode_pixels, latent_channels
 from patchscaler.models.patch_dit import PatchDiT
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
-from patchscaler.training.common import load_autoencoder, load_frozen, load_restorer, sheet
+from patchscaler.training.frozen import load_autoencoder, load_frozen, load_restorer
 from patchscaler.training.latents import CacheSettings, LatentCache, PatchDataset, random_patches
 from patchscaler.training.perceptual import PerceptualLoss
 from patchscaler.training.sampling import Sampler
 from patchscaler.training.settings import RunSettings
+from patchscaler.training.validation import sheet
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class PatchDiTTask:
     skips = True  # the texture encoder, in steps without a prompt
 
     def __init__(self, settings: PatchDiTSettings, parts: FrozenParts | None = None) -> None:
-        """parts: instead of those in the settings' folders, for `training/meta.py`."""
+        """parts: instead of those in the settings' folders, for `training/estimate.py`."""
         self.settings = settings
         if parts is None:
             picture_files(Path(settings.validation))  # a missing folder fails now, not at the first validation

@@ -19,10 +19,11 @@ from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.base import ModelMixin
 from patchscaler.models.latents import decode_latents, encode_pixels, latent_channels, restorer_input
 from patchscaler.models.restorer import enlarged_skip, restoration_loss
-from patchscaler.training.common import RESTORERS, load_autoencoder, load_restorer, sheet
-from patchscaler.training.compact import read_compact, restorer_from_compact
 from patchscaler.training.decoding import decode_square, pixel_square
+from patchscaler.training.frozen import RESTORERS, load_autoencoder, load_restorer
+from patchscaler.training.published import read_compact, restorer_from_compact
 from patchscaler.training.settings import RunSettings
+from patchscaler.training.validation import sheet
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,10 @@ class RestorerSettings:
     autoencoder        folder of the autoencoder whose latents are restored
     model              the restorer's config, and as `network` its class, ConvRestorer if it isn't named
     uncertainty_weight lambda of Eq. 1
-    confidence_weighting  false: the first of two phases, in which the confidence is learned and weighs nothing yet; the
-                       second one begins from its weights (warm_start)
     pixel_weight       of the L1 distance in pixels (inverse DCT alone): normalised latents count every frequency alike;
                        0 with other autoencoders, and so is perceptual_weight
     warm_start         what to begin from instead of from bicubic interpolation: folder of a restorer, or file of a
-                       compact Real-ESRGAN network (training/compact.py)
+                       compact Real-ESRGAN network (training/published.py)
     perceptual_weight  of LPIPS (VGG16) between decoded pictures, on a random square of perceptual_side latents; the
                        network's pixels and those of Eq. 1 stay what they are when it is 0
     features           folder of VGG16's convolutions; None: where they are installed
@@ -51,7 +50,6 @@ class RestorerSettings:
     model: dict[str, Any] = field(default_factory=dict)
     pairs: PairSettings = field(default_factory=PairSettings)
     uncertainty_weight: float = 0.5
-    confidence_weighting: bool = True
     pixel_weight: float = 10.0
     warm_start: str | None = None
     perceptual_weight: float = 0.0
@@ -62,7 +60,7 @@ class RestorerSettings:
 
 class RestorerTask:
     def __init__(self, settings: RestorerSettings, autoencoder: Any = None) -> None:
-        """autoencoder: instead of the one in the settings' folder, for `training/meta.py`."""
+        """autoencoder: instead of the one in the settings' folder, for `training/estimate.py`."""
         self.settings = settings
         if autoencoder is None:
             picture_files(Path(settings.validation))  # a missing folder fails now, not at the first validation
@@ -98,9 +96,7 @@ class RestorerTask:
             small = restorer_input(self.network, self.autoencoder, batch["lr"])
         restored = network(small)
         settings, eta = self.settings, float(self.network.eta)
-        loss, figures = restoration_loss(
-            restored, target, eta, settings.uncertainty_weight, settings.confidence_weighting
-        )
+        loss, figures = restoration_loss(restored, target, eta, settings.uncertainty_weight)
         if self.settings.pixel_weight:
             inverse = self.autoencoder.inverse_dct
             pixel = (inverse(restored.latents) - inverse(target)).abs().mean()

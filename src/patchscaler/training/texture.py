@@ -21,7 +21,7 @@ from patchscaler.data.pictures import PicturePool, PictureSet
 from patchscaler.models.latents import encode_pixels, latent_channels, restorer_input
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, farthest_points
 from patchscaler.training.autoencoder import CropDataset
-from patchscaler.training.common import load_autoencoder, load_frozen, load_restorer
+from patchscaler.training.frozen import load_autoencoder, load_frozen, load_restorer
 from patchscaler.training.perceptual import EMBEDDING, EfficientNetFeatures
 from patchscaler.training.settings import RunSettings
 

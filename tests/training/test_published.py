@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from patchscaler.errors import WeightsError
 from patchscaler.models.autoencoder import DctAutoencoder
-from patchscaler.training.compact import read_compact, restorer_from_compact
+from patchscaler.training.published import read_compact, restorer_from_compact
 
 
 class Compact(nn.Module):

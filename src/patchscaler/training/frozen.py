@@ -1,18 +1,12 @@
-"""What several training tasks share: frozen parts, sample sheets, threads of data workers."""
+"""Trained parts that a run builds on, frozen."""
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from diffusers.models.modeling_utils import ModelMixin
-from PIL import Image
-from torch import Tensor
 
-from patchscaler.data.pictures import is_decoded
 from patchscaler.errors import WeightsError
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.restorer import ConvRestorer
@@ -51,27 +45,3 @@ def load_frozen(cls: type[ModelMixin], folder: str) -> Any:
     # step, and processors compute them at a crawl.
     network: Any = cls.from_pretrained(folder).float()
     return network.eval().requires_grad_(False)
-
-
-def without_traces(settings: Any, scratch: str) -> Any:
-    """Settings of a run whose new caches lie in the folder `scratch` and are as small as one batch allows."""
-    changed = {}
-    if not is_decoded(settings.pictures):
-        changed["pictures"] = dataclasses.replace(settings.pictures, cache=scratch)
-    if hasattr(settings, "cache") and settings.cache.count:
-        changed["cache"] = dataclasses.replace(settings.cache, folder=scratch, count=settings.run.batch_size, workers=0)
-    return dataclasses.replace(settings, **changed)
-
-
-def sheet(rows: list[list[Tensor]]) -> Image.Image:
-    """Rows of equally sized pictures (1,3,H,W) in [0,1] side by side, at 100 %; short rows are filled up with black."""
-    strips = [torch.cat([x.float().clamp(0, 1).cpu() for x in row], dim=3) for row in rows]
-    width = max(strip.shape[3] for strip in strips)
-    strips = [F.pad(strip, (0, width - strip.shape[3])) for strip in strips]
-    pixels = torch.cat(strips, dim=2)[0].permute(1, 2, 0).mul(255).round()
-    return Image.fromarray(pixels.numpy().astype(np.uint8))
-
-
-def one_thread(worker: int) -> None:
-    """For DataLoader's worker_init_fn: the processor belongs to the training process."""
-    torch.set_num_threads(1)

@@ -75,7 +75,7 @@ def _task(settings: Any) -> Any:
         return PatchDiTTask(
             dataclasses.replace(settings, **own), FrozenParts(*(_frozen(part.build()) for part in parts))
         )
-    raise ConfigError("--meta counts the parts restorer and patch-dit")
+    raise ConfigError("--estimate counts the parts restorer and patch-dit")
 
 
 def _frozen(network: nn.Module) -> Any:
