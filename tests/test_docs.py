@@ -17,7 +17,8 @@ from patchscaler.storage import model_folder
 from patchscaler.training.texture import build_memory
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = sorted((ROOT / "docs").rglob("*.md"))
+PAGES = [ROOT / "README.md", *DOCS]
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -113,3 +114,10 @@ def test_command_lines_elsewhere_name_real_options(call: Call) -> None:
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text(encoding="utf-8")):
         assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+def test_every_page_says_first_what_it_is(page: Path) -> None:
+    title, empty, kind = page.read_text(encoding="utf-8").splitlines()[:3]
+    assert (title[:2], empty) == ("# ", "")
+    assert re.match(r"\*(Guide|Reference|Recipe|Lab notes)[ :]", kind)

@@ -13,7 +13,7 @@ Quality = Literal["fast", "balanced", "best"]  # the keys of QUALITIES
 # Steps of simple, medium and hard patches. The only place with these numbers; docs/speed.md says what each costs.
 QUALITIES: dict[str, tuple[int, int, int]] = {
     "fast": (0, 0, 1),  # simple and medium patches stay as the restoration module made them
-    "balanced": (0, 3, 4),  # few steps do simple patches no good: docs/training.md
+    "balanced": (0, 3, 4),  # few steps do simple patches no good: docs/lab/steps.md
     "best": (0, 4, 8),
 }
 DEFAULT_QUALITY = "balanced"

@@ -1,8 +1,8 @@
 """The `tiny` autoencoder: a truncated block DCT as encoder, a small convolutional decoder that starts as its inverse.
 
 Why not a learned encoder: keeping 24 luma and 4 + 4 chroma coefficients of every 8x8 block reconstructs textured photos
-at 33.3 dB PSNR-Y and LPIPS 0.075 before a single step of training (docs/autoencoder.md), costs one matrix product, and
-never changes. So everything trained on latents (GRM, Patch-DiT, texture memory) stays valid whenever the decoder is
+at 33.3 dB PSNR-Y and LPIPS 0.075 before a single step of training (docs/lab/autoencoder.md), costs one matrix product,
+and never changes. So everything trained on latents (GRM, Patch-DiT, texture memory) stays valid whenever the decoder is
 trained further.
 """
 

@@ -140,7 +140,7 @@ class Fusion(ModelMixin, ConfigMixin):
                  to everything (1), in which the second restorer counts for less and for more
 
         Choice: for the whole picture. Mixed place by place, the first restorer's noise stays beside smooth ground, and
-        since few degraded pictures have places that don't gain, hardly any time is saved (docs/second-restorer.md).
+        since few degraded pictures have places that don't gain, little time is saved (docs/lab/second-restorer.md).
         """
         shift = 2 * denoise - 1
         counted = (self.neighbourhood(gain) / float(self.config["gate_limit"]) - 0.5).clamp(0, 1)

@@ -118,7 +118,7 @@ class PatchDiT(ModelMixin, ConfigMixin):
     prompt_limit        | patches of a larger mean log error read no texture prompt; None: all do
 
     Choice: no prompt where the restorer is least sure. Textures are looked up by the coarse patch, and where that was
-    guessed they fit the guess (docs/training.md).
+    guessed they fit the guess (docs/lab/texture.md).
 
     Choice: y0 and its expected error are concatenated to x_t, since at t = 999 nothing of y0 is left in the noise; with
     "sample" the network's output is added to y0, so that an untrained network returns the coarse patch.

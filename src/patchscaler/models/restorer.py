@@ -92,7 +92,7 @@ class ConvRestorer(ModelMixin, ConfigMixin):
     eta             | difficulty scale of the confidence map, in squared normalised latent units
 
     Choice: blocks at LR resolution. Blocks of twice the width on the latent grid cost the same arithmetic and need two
-    to three times the steps (docs/training.md). Without normalisation layers an output latent depends on `reach`
+    to three times the steps (docs/lab/restorer.md). Without normalisation layers an output latent depends on `reach`
     latents around it and on nothing else.
     """
 

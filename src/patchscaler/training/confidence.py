@@ -56,7 +56,7 @@ class ConfidenceSettings:
     crops     degraded crops whose features are kept in memory (0.3 MB each), drawn again and again
     held_out  further crops, for validation and for the two straight lines
     shift     added to the log error that Patch-DiT is told. Choice: -1, since where that says "hard" too often it
-              invents texture (docs/training.md)
+              invents texture (docs/lab/confidence.md)
     prompt_limit  Patch-DiT's: above this mean log error of a patch, by the new map, it reads no texture prompt
     """
 
