@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# Choice: one more than is usual: the band that five leave has the coarse grain of noisy inputs in it (docs/lab/steps.md)
+# Choice: one more than is usual: the band that five leave has noisy inputs' coarse grain in it (docs/lab/steps.md)
 COLOUR_LEVELS = 6
 WAVELET_REACH = 2**COLOUR_LEVELS - 1  # px: dilations 1 + 2 + 4 ...; the halo with which a tile gets the same values
 
