@@ -72,16 +72,25 @@ class PatchScalerUpscale:
                     "FLOAT",
                     {"default": -1.0, "min": -1.0, "max": 1.0, "step": 0.05, "tooltip": "0 to 1; below 0: by itself"},
                 ),
+                "wrap": ("BOOLEAN", {"default": False, "tooltip": "for textures that tile"}),
             },
         }
 
     def upscale(
-        self, model: Any, image: Any, scale: float, quality: str, seed: int, denoise: float = -1.0
+        self,
+        model: Any,
+        image: Any,
+        scale: float,
+        quality: str,
+        seed: int,
+        denoise: float = -1.0,
+        wrap: bool = False,
     ) -> tuple[Any]:
         from patchscaler.integrations.comfy import upscale
 
         asked = None if denoise < 0 else denoise
-        return (upscale(model, image, scale=scale, quality=quality, seed=seed, denoise=asked, on_share=_progress()),)
+        options = {"scale": scale, "quality": quality, "seed": seed, "denoise": asked, "wrap": wrap}
+        return (upscale(model, image, **options, on_share=_progress()),)
 
 
 class PatchScalerDifficultyMap:

@@ -30,6 +30,7 @@ class Order:
     wish    scale, width, height and max_side
     saving  quality, lossless and metadata of the results' files
     resume  go on where a killed run with the same picture and result stopped
+    wrap    for textures that tile: each border continues on the opposite side
     """
 
     model: str
@@ -37,6 +38,7 @@ class Order:
     settings: "Settings"
     saving: dict[str, Any]
     resume: bool = False
+    wrap: bool = False
 
 
 class Pass(NamedTuple):
@@ -120,7 +122,7 @@ def make(
 
     Raises ImageWriteError.
     """
-    way = _straight if _is_straight(picture, size) else _any_size
+    way = _straight if not order.wrap and _is_straight(picture, size) else _any_size
     return way(crew, picture, result, size, order, started, notify)
 
 
@@ -173,6 +175,7 @@ def _any_size(
 ) -> Made:
     """Any size, with transparency and profile."""
     from patchscaler.imaging.geometry import Size
+    from patchscaler.imaging.wrapping import padded_size
     from patchscaler.inference.budget import keep_within
     from patchscaler.inference.canvas import FloatCanvas
     from patchscaler.inference.parts import SCALE
@@ -182,12 +185,13 @@ def _any_size(
 
     shelves: list[Shelf] = []
     first = first_share(picture.size, size)
+    begun = padded_size(picture.size) if order.wrap else picture.size
 
     def four_times(part: "Picture", notify: "ProgressCallback | None", restore_only: bool) -> Pass:
         settings = order.settings
         if restore_only:
             settings = replace(settings, steps=(0, 0, 0), budget=None)
-        elif settings.budget is not None and first is not None and part.size == picture.size:
+        elif settings.budget is not None and first is not None and part.size == begun:
             settings = replace(settings, budget=first * settings.budget)  # the rest is the second pass's
         report = _new_report(crew, settings)
         canvas = FloatCanvas(Size(*(SCALE * side for side in part.size)), crew.parts.device, part.alpha is not None)
@@ -198,7 +202,7 @@ def _any_size(
         way = enlarge(part, crew, settings, canvas, report, shelf=shelf, notify=shown, adjust=adjust)
         return Pass(canvas.pixels, report, way.groups, way.patch_boxes)
 
-    enlarged = enlarge_by(four_times, picture, size, model=order.model, on_progress=notify)
+    enlarged = enlarge_by(four_times, picture, size, model=order.model, on_progress=notify, wrap=order.wrap)
     passes: list[Any] = enlarged.outputs
     with crew.aside(), passes[-1].report.stage("write"):
         enlarged.save(result, **order.saving)

@@ -18,6 +18,7 @@ from patchscaler.imaging.alpha import bounded_alpha, extend_colours
 from patchscaler.imaging.files import Picture, picture_from, to_pil, write_picture
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.resize import resize_bicubic
+from patchscaler.imaging.wrapping import resize_wrapped, wrapped, wrapped_previews
 from patchscaler.inference.options import SamplingOptions
 from patchscaler.report import Progress, ProgressCallback
 
@@ -80,6 +81,7 @@ def enlarge(
     width: int | None = None,
     height: int | None = None,
     max_side: int | None = None,
+    wrap: bool = False,
     on_progress: ProgressCallback | None = None,
     **options: Unpack[SamplingOptions],
 ) -> Enlargement:
@@ -88,6 +90,7 @@ def enlarge(
     image                    path, PIL image, numpy array, tensor or Picture
     scale                    1 (restore only) to 8, fractions too; 4 if no size is given
     width, height, max_side  in pixels, instead of `scale`; of several, all are kept to
+    wrap                     for textures that tile: each border continues on the opposite side
     options                  of the pipeline's call: seed, quality, steps, ... (SamplingOptions)
 
     Up to x4 is one pass of the model and a reduction, more two passes: the first leads to a quarter of the size. The
@@ -99,34 +102,45 @@ def enlarge(
     def four_times(part: Picture, notify: ProgressCallback | None, restore_only: bool) -> Any:
         if restore_only:
             return pipe(part, output_type="pt", on_progress=notify, steps=(0, 0, 0))
-        return pipe(part, output_type="pt", on_progress=notify, **options)
+        given: dict[str, Any] = {**options}
+        if wrap and (on_preview := options.get("on_preview")):
+            given["on_preview"] = wrapped_previews(on_preview, part.size)
+        return pipe(part, output_type="pt", on_progress=notify, **given)
 
     wish = {"scale": scale, "width": width, "height": height, "max_side": max_side}
     size = target_size(picture.size, **wish)  # type: ignore[arg-type]
     model = getattr(pipe, "name_or_path", None) or "unnamed"
-    return enlarge_by(four_times, picture, size, model=str(model), on_progress=on_progress)
+    return enlarge_by(four_times, picture, size, model=str(model), on_progress=on_progress, wrap=wrap)
 
 
 def enlarge_by(
-    four_times: FourTimes, picture: Picture, size: Size, *, model: str, on_progress: ProgressCallback | None = None
+    four_times: FourTimes,
+    picture: Picture,
+    size: Size,
+    *,
+    model: str,
+    on_progress: ProgressCallback | None = None,
+    wrap: bool = False,
 ) -> Enlargement:
     """`enlarge` with any x4; `size` is one of `target_size`, `model` a name or folder for the history."""
+    four_times = wrapped(four_times) if wrap else four_times
     plain = replace(picture, alpha=None, beyond=None)
     alpha = None
     if picture.alpha is not None:
         plain = replace(plain, pixels=extend_colours(picture.pixels, picture.alpha))
-        alpha = _enlarge_alpha(four_times, picture.alpha, size)
-    pixels, outputs = _passes(four_times, plain, size, on_progress, restore_only=False)
-    return Enlargement(picture, pixels, alpha, outputs, history_of(model, picture.size, size, outputs))
+        alpha = _enlarge_alpha(four_times, picture.alpha, size, wrap)
+    pixels, outputs = _passes(four_times, plain, size, on_progress, restore_only=False, wrap=wrap)
+    history = history_of(model, picture.size, size, outputs) + ", wrap" * wrap
+    return Enlargement(picture, pixels, alpha, outputs, history)
 
 
-def _enlarge_alpha(four_times: FourTimes, alpha: Float[Tensor, "1 1 h w"], size: Size) -> Tensor:
+def _enlarge_alpha(four_times: FourTimes, alpha: Float[Tensor, "1 1 h w"], size: Size, wrap: bool) -> Tensor:
     """Alpha (1,1,H,W) at `size`, by the restorer alone: diffusion would add texture; constant areas stay exactly so."""
     if alpha.min() == alpha.max():
         return alpha[..., :1, :1].expand(1, 1, *size).contiguous()
     grey = Picture(alpha.expand(1, 3, -1, -1).contiguous(), grey=True)
-    pixels, _ = _passes(four_times, grey, size, None, restore_only=True)
-    return bounded_alpha(pixels.mean(dim=1, keepdim=True), alpha)
+    pixels, _ = _passes(four_times, grey, size, None, restore_only=True, wrap=wrap)
+    return bounded_alpha(pixels.mean(dim=1, keepdim=True), alpha, wrap)
 
 
 def target_size(
@@ -164,7 +178,13 @@ def check_wish(scale: int | float | None, width: int | None, height: int | None,
 
 
 def _passes(
-    four_times: FourTimes, picture: Picture, size: Size, on_progress: ProgressCallback | None, restore_only: bool
+    four_times: FourTimes,
+    picture: Picture,
+    size: Size,
+    on_progress: ProgressCallback | None,
+    *,
+    restore_only: bool,
+    wrap: bool,
 ) -> "tuple[Tensor, list[PatchScalerOutput]]":
     """The model once or twice, and a reduction after each pass, to `size`."""
     outputs = []
@@ -173,11 +193,11 @@ def _passes(
     if share is not None:
         middle = _middle(size)
         output = four_times(picture, _part(on_progress, 0.0, share), restore_only)
-        picture = replace(picture, pixels=_resized(output.images, middle).float().cpu())
+        picture = replace(picture, pixels=_resized(output.images, middle, wrap).float().cpu())
         outputs.append(output)
         whole = _part(on_progress, share, 1 - share)
     output = four_times(picture, whole, restore_only)
-    return _resized(output.images, size), [*outputs, output]
+    return _resized(output.images, size, wrap), [*outputs, output]
 
 
 def first_share(before: Size, after: Size) -> float | None:
@@ -192,8 +212,10 @@ def _middle(size: Size) -> Size:
     return Size(*(math.ceil(side / MODEL_SCALE) for side in size))
 
 
-def _resized(pixels: Tensor, size: Size) -> Tensor:
-    return pixels if pixels.shape[-2:] == size else resize_bicubic(pixels, size, clamp=True)
+def _resized(pixels: Tensor, size: Size, wrap: bool) -> Tensor:
+    if pixels.shape[-2:] == size:
+        return pixels
+    return resize_wrapped(pixels, size) if wrap else resize_bicubic(pixels, size, clamp=True)
 
 
 def _part(on_progress: ProgressCallback | None, start: float, share: float) -> ProgressCallback | None:

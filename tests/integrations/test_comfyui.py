@@ -26,7 +26,7 @@ from patchscaler.models.texture import ReferenceTextureMemory
 
 FOLDER = Path(__file__).parents[2] / "integrations" / "comfyui"
 # ComfyUI's own types that the nodes use, and what a value of them is in Python; MODEL is ours.
-WIDGETS = {"STRING": str, "INT": int, "FLOAT": float}
+WIDGETS = {"STRING": str, "INT": int, "FLOAT": float, "BOOLEAN": bool}
 SOCKETS = {"IMAGE", "MASK", "PATCHSCALER_MODEL"}
 
 
@@ -104,7 +104,7 @@ def test_every_node_keeps_the_contract(package: types.ModuleType) -> None:
                 assert options["default"] in kind
             elif kind in WIDGETS:
                 assert isinstance(options["default"], WIDGETS[kind])
-                if kind != "STRING":
+                if kind in ("INT", "FLOAT"):
                     assert options["min"] <= options["default"] <= options["max"]
             else:
                 assert kind in SOCKETS

@@ -39,6 +39,7 @@ async def test_every_option_has_its_control_and_default(monkeypatch: pytest.Monk
     assert '<option value="4" selected>x4</option>' in html
     assert all(f'<option value="{format.value}"' in html for format in Format)
     assert '<input id="seed" name="seed" type="number" value="0" required' in html
+    assert '<input type="checkbox" name="wrap" value="true" aria-describedby="wrap-hint"> Texture that tiles' in html
 
 
 @pytest.mark.anyio

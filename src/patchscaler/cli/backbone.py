@@ -89,7 +89,7 @@ class Maker:
             return self._four_times(crew, order.settings, part, notify or (lambda progress: None), restore_only)
 
         model = f"{Path(order.model).name} with {Path(self.name).name}"
-        enlarged = enlarge_by(four_times, picture, size, model=model, on_progress=notify)
+        enlarged = enlarge_by(four_times, picture, size, model=model, on_progress=notify, wrap=order.wrap)
         passes: list[Any] = enlarged.outputs
         with passes[-1].report.stage("write"):
             enlarged.save(result, **order.saving)

@@ -31,6 +31,7 @@ def batch(
     denoise: Annotated[
         float | None, typer.Option(min=0, max=1, help="how much the second restorer counts; default: if it pays")
     ] = None,
+    wrap: Annotated[bool, typer.Option("--wrap", help="for textures that tile, as in `upscale`")] = False,
     seed: Annotated[int, typer.Option(min=0, help="of all pictures, unless a table gives each its own")] = 0,
     model: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="bundled name, folder or hub id")] = "tiny",
     batch_size: Annotated[int, typer.Option(min=1, help="patches at a time: memory, not the result")] = 32,
@@ -77,7 +78,7 @@ def batch(
     if model_folder(model) == model and os.path.isdir(model):
         model = os.path.abspath(model)  # workers have folders of their own
     work = Work(
-        Order(model, wish, settings, saving),
+        Order(model, wish, settings, saving, wrap=wrap),
         size_label(scale, None, None, max_side),
         suffix,
         "cuda" if gpus else "cpu",

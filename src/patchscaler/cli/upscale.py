@@ -77,6 +77,9 @@ def upscale(
     split: Annotated[
         str, typer.Option(metavar="WAY", help="of patches among workers: cost, or groups (hard | the others)")
     ] = "cost",
+    wrap: Annotated[
+        bool, typer.Option("--wrap", help="for textures that tile: each border continues on the opposite side")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="go on where a killed run of the same call stopped")] = False,
     model: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="bundled name, folder or hub id")] = "tiny",
     backbone: Annotated[
@@ -127,7 +130,7 @@ def upscale(
     steps = borrowed.steps(quality, steps)
     settings = parse_settings(quality, steps, budget, gamma, tau, denoise, seed=seed, batch_size=batch_size)
     saving = {"quality": file_quality, "lossless": lossless, "metadata": metadata}
-    order = Order(model, wish, settings, saving, resume)
+    order = Order(model, wish, settings, saving, resume, wrap)
     devices = choose_devices(device, workers)
 
     check_file_options(output, file_format, lossless)

@@ -110,7 +110,8 @@ def describe(sink: Sink, work: Work) -> dict[str, Any]:
     """What the results depend on, as JSON."""
     settings = asdict(work.order.settings)
     settings.pop("batch_size")  # memory, not the result
-    order = {"model": work.order.model, "wish": work.order.wish, "saving": work.order.saving}
+    order: dict[str, Any] = {"model": work.order.model, "wish": work.order.wish, "saving": work.order.saving}
+    order |= {"wrap": True} if work.order.wrap else {}
     job = {**order, **settings, "label": work.label, "suffix": work.suffix, "sink": sink.kind}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in job.items()}
 

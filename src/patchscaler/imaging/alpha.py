@@ -29,10 +29,15 @@ def extend_colours(pixels: Float[Tensor, "1 3 h w"], alpha: Float[Tensor, "1 1 h
     return torch.where(hidden, known.clamp(0, 1), pixels)
 
 
-def bounded_alpha(large: Float[Tensor, "1 1 H W"], alpha: Float[Tensor, "1 1 h w"]) -> Float[Tensor, "1 1 H W"]:
-    """`large` cut to the range of `alpha` within REACH of each place: what is opaque or clear stays exactly so."""
+def bounded_alpha(
+    large: Float[Tensor, "1 1 H W"], alpha: Float[Tensor, "1 1 h w"], wrap: bool = False
+) -> Float[Tensor, "1 1 H W"]:
+    """`large` cut to the range of `alpha` within REACH of each place: what is opaque or clear stays exactly so.
+
+    wrap  across the borders, too
+    """
     side = 2 * REACH + 1
-    padded = F.pad(alpha, (REACH,) * 4, mode="replicate")
+    padded = F.pad(alpha, (REACH,) * 4, mode="circular" if wrap else "replicate")
     highest, lowest = F.max_pool2d(padded, side, stride=1), -F.max_pool2d(-padded, side, stride=1)
     size = large.shape[-2:]
     low, high = (F.interpolate(plane, size=size, mode="nearest-exact") for plane in (lowest, highest))

@@ -54,9 +54,10 @@ def upscale(
     quality: str,
     seed: int,
     denoise: float | None = None,
+    wrap: bool = False,
     on_share: Share = lambda share: None,
 ) -> Float[Tensor, "b H W 3"]:
-    """IMAGE -> IMAGE, `scale` (1 to 8) times as large; denoise as in the pipeline. Raises ConfigError."""
+    """IMAGE -> IMAGE, `scale` (1 to 8) times as large; denoise and wrap as in `enlarge`. Raises ConfigError."""
     made = []
     for number, image in enumerate(images):
         result = enlarge(
@@ -66,6 +67,7 @@ def upscale(
             quality=cast(Quality, quality),  # the call checks it
             seed=seed,
             denoise=denoise,
+            wrap=wrap,
             on_progress=_within(on_share, number, len(images)),
         )
         made.append(result.pixels.cpu().permute(0, 2, 3, 1))

@@ -33,13 +33,16 @@ def add_page(app: FastAPI) -> None:
 
 
 def describe_control(name: str, field: FieldInfo) -> dict[str, Any]:
-    """What the template needs to know of an option: kind ("radio", "select", "range", "number"), texts, bounds."""
+    """What the template needs to know of an option: texts, bounds, kind ("radio", "select", "checkbox", "range",
+    "number")."""
     (control,) = (item for item in field.metadata if isinstance(item, Control))
     bounds = {type(item): item for item in field.metadata}
     described = {"name": name, "label": control.label, "hint": control.hint, "value": field.default}
     if control.choices:
         kind = "radio" if len(control.choices) <= RADIOS else "select"
         return described | {"kind": kind, "choices": control.choices}
+    if field.annotation is bool:
+        return described | {"kind": "checkbox"}
     least, most = bounds.get(annotated_types.Ge), bounds.get(annotated_types.Le)
     return described | {
         "kind": "number" if control.step is None else "range",

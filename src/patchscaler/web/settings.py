@@ -45,8 +45,8 @@ LONGEST_SIDES = {Format.jpg: 65_535, Format.webp: 16_383}
 
 @dataclass(frozen=True)
 class Control:
-    """How the page asks for an option. `choices`: what it offers, value to label; none: a number is typed, or slid to
-    where `step` is given."""
+    """How the page asks for an option. `choices`: what it offers, value to label; none: a box is ticked for a truth
+    value, a number is typed, or slid to where `step` is given."""
 
     label: str
     hint: str = ""
@@ -61,6 +61,7 @@ QUALITY = Control(
 )
 SCALE = Control("Size", choices={1: "x1, same size", 2: "x2", 3: "x3", 4: "x4"})
 DENOISING = Control("Denoise", "Less: grain stays, faster. More: smoother, slower. Middle: if it pays", step=0.1)
+WRAP = Control("Texture that tiles", "Each border continues on the opposite side")
 SEED = Control("Seed", "Same seed, same result")
 FORMAT = Control(
     "Save as",
@@ -79,6 +80,9 @@ class Options(BaseModel):
     denoise: Annotated[
         float, DENOISING, Field(ge=0, le=1, description="how much the second restorer counts; 0.5: if it pays")
     ] = DENOISE
+    wrap: Annotated[bool, WRAP, Field(description="for textures that tile: borders continue on the opposite side")] = (
+        False
+    )
     seed: Annotated[
         int,
         SEED,
