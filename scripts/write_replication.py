@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from patchscaler.experiments.catalogue import CATALOGUE, CLAIMS, Claim
-from patchscaler.experiments.record import RESULTS, origin, plot_of, tables_markdown
+from patchscaler.measure.experiments.catalogue import CATALOGUE, CLAIMS, Claim
+from patchscaler.measure.experiments.record import RESULTS, origin, plot_of, tables_markdown
 
 PAGE = Path(__file__).parents[1] / "docs" / "replication.md"
 KEPT = PAGE.with_suffix("")  # docs/replication/

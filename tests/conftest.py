@@ -159,7 +159,7 @@ def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of AlexNet's convolutions with random weights, as torchvision keeps them."""
     from test_features import write_torchvision
 
-    from patchscaler.features.trunks import AlexNetTrunk
+    from patchscaler.metrics.trunks import AlexNetTrunk
 
     torch.manual_seed(0)
     return write_torchvision(tmp_path_factory.mktemp("features"), AlexNetTrunk()).parent

@@ -1,4 +1,4 @@
-"""Imports point one way: errors < imaging, diffusion < models < pipeline < evaluation, cluster, web, ... < cli."""
+"""Imports point one way: errors < imaging, diffusion < models < pipeline < measure, cluster, web, ... < cli."""
 
 import ast
 import os
@@ -23,13 +23,13 @@ SEES: dict[str, set[str]] = {
     "imaging": {"errors"},
     "diffusion": {"errors"},
     "data": {"errors", "imaging"},
-    "features": {"errors"},
+    "metrics": {"errors", "imaging"},
     "models": {"errors", "imaging", "diffusion"},
     "storage": NETWORKS,
     "engines": NETWORKS | {"storage"},
     "report": NETWORKS,
     "presets": {"errors", "models"},
-    "training": NETWORKS | {"presets", "data", "features"},
+    "training": NETWORKS | {"presets", "data", "metrics"},
     "inference": NETWORKS | {"storage", "report", "patchscaler"},
     "pgs": {"errors", "imaging", "diffusion"},  # for any model: it imports no network of ours
     "coarse": NETWORKS | {"storage", "report", "inference", "pgs"},
@@ -39,22 +39,17 @@ SEES: dict[str, set[str]] = {
     "sizes": INFERENCE | {"patchscaler"},
     "making": INFERENCE | {"sizes"},
     "cluster": INFERENCE | {"sizes", "making", "patchscaler"},
-    "evaluation": INFERENCE | {"assembly", "data", "features", "patchscaler"},
     "integrations": INFERENCE | {"assembly", "sizes", "pgs", "coarse", "patchscaler"},
     "web": INFERENCE | {"assembly", "sizes", "patchscaler"},
-    "benchmark": INFERENCE | {"features", "patchscaler"},
-    "experiments": INFERENCE
-    | {"data", "features", "evaluation", "benchmark", "coarse", "pgs", "integrations", "patchscaler"},
+    "measure": INFERENCE | {"data", "metrics", "coarse", "pgs", "integrations", "patchscaler"},
     "onnx": INFERENCE,
     "cli": INFERENCE
     | {
         "assembly",
-        "benchmark",
         "cluster",
         "data",
         "training",
-        "evaluation",
-        "experiments",
+        "measure",
         "integrations",
         "making",
         "onnx",

@@ -10,7 +10,7 @@ from PIL import Image
 from patchscaler.data.degrading import RECORD, degrade_folder
 from patchscaler.data.testsets import LAYOUTS, MANIFEST, Layout, check_manifest, recognise
 from patchscaler.errors import ConfigError, DataError
-from patchscaler.evaluation.produce import write_inputs
+from patchscaler.measure.quality.produce import write_inputs
 
 
 def unpack(layout: Layout, folder: Path) -> Path:

@@ -12,11 +12,11 @@ from test_experiments import needs_alex
 
 import patchscaler.cli.experiment
 from patchscaler.coarse import restore
-from patchscaler.experiments import plug_in
-from patchscaler.experiments.catalogue import CATALOGUE, PLUG_IN
-from patchscaler.experiments.measuring import Measured
-from patchscaler.experiments.record import RESULTS
-from patchscaler.experiments.setting import Setting
+from patchscaler.measure.experiments import plug_in
+from patchscaler.measure.experiments.catalogue import CATALOGUE, PLUG_IN
+from patchscaler.measure.experiments.measuring import Measured
+from patchscaler.measure.experiments.record import RESULTS
+from patchscaler.measure.experiments.setting import Setting
 
 
 @pytest.fixture

@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from patchscaler.benchmark.arithmetic import count
-from patchscaler.benchmark.machine import describe, matrix_rate
-from patchscaler.benchmark.pgs_gain import compare
-from patchscaler.benchmark.processes import Peer, measure
-from patchscaler.benchmark.settings import ADAPTIVE, BASELINES, RESTORER, UNIFORM, Configuration, parse_size, sweep
-from patchscaler.benchmark.suite import _source, synthetic_picture
 from patchscaler.cli.main import main
 from patchscaler.errors import ConfigError, PatchScalerError
 from patchscaler.imaging.geometry import Size
+from patchscaler.measure.speed.arithmetic import count
+from patchscaler.measure.speed.machine import describe, matrix_rate
+from patchscaler.measure.speed.pgs_gain import compare
+from patchscaler.measure.speed.processes import Peer, measure
+from patchscaler.measure.speed.settings import ADAPTIVE, BASELINES, RESTORER, UNIFORM, Configuration, parse_size, sweep
+from patchscaler.measure.speed.suite import _source, synthetic_picture
 
 # What is measured
 

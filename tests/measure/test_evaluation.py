@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from patchscaler.errors import ConfigError, DataError, ImageReadError, WeightsError
-from patchscaler.evaluation.bars import Bar, judge
-from patchscaler.evaluation.evaluate import Request
-from patchscaler.evaluation.measure import GAIN, box_means, group_figures, measure
-from patchscaler.evaluation.metrics import Metric, choose_metrics, load_metrics
-from patchscaler.evaluation.pairing import check_sizes, pair_results, picture_size, pictures_by_stem
-from patchscaler.evaluation.pyiqa_metrics import PYIQA_METRICS
-from patchscaler.evaluation.rows import Patches, Row, Section
-from patchscaler.features.lpips import load_lpips
-from patchscaler.imaging.fidelity import psnr_y
 from patchscaler.imaging.files import read_picture, write_picture
+from patchscaler.measure.quality.bars import Bar, judge
+from patchscaler.measure.quality.evaluate import Request
+from patchscaler.measure.quality.measure import GAIN, box_means, group_figures, measure
+from patchscaler.measure.quality.pairing import check_sizes, pair_results, picture_size, pictures_by_stem
+from patchscaler.measure.quality.rows import Patches, Row, Section
+from patchscaler.metrics.choice import Metric, choose_metrics, load_metrics
+from patchscaler.metrics.fidelity import psnr_y
+from patchscaler.metrics.lpips import load_lpips
+from patchscaler.metrics.pyiqa_metrics import PYIQA_METRICS
 
 # Pairing
 

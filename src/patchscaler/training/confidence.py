@@ -28,7 +28,7 @@ from torch.utils.data import Dataset
 from patchscaler.data.pairs import PairDataset, PairSettings
 from patchscaler.data.pictures import PictureSet
 from patchscaler.errors import ConfigError
-from patchscaler.features.lpips import load_lpips
+from patchscaler.metrics.lpips import load_lpips
 from patchscaler.models.autoencoder import STRIDE, DctAutoencoder
 from patchscaler.models.fusion import Fusion
 from patchscaler.models.latents import decode_latents

@@ -25,8 +25,8 @@ from patchscaler.data.pictures import PictureSet, picture_files
 from patchscaler.diffusion.pgs import GroupConfig, assign_groups, ddim_step, plan
 from patchscaler.diffusion.schedule import TRAIN_STEPS, make_scheduler
 from patchscaler.errors import ConfigError
-from patchscaler.features.lpips import load_lpips
-from patchscaler.imaging.fidelity import psnr_y
+from patchscaler.metrics.fidelity import psnr_y
+from patchscaler.metrics.lpips import load_lpips
 from patchscaler.models.autoencoder import STRIDE, DctAutoencoder
 from patchscaler.models.patch_dit import PatchDiT, TextureCache
 from patchscaler.models.restorer import ConvRestorer, confidence_from, restoration_loss

@@ -18,8 +18,8 @@ from torch.utils.data import Dataset
 
 from patchscaler.data.pairs import CONDITIONS, PairDataset, PairSettings, validation_pairs
 from patchscaler.data.pictures import PictureSet, picture_files
-from patchscaler.features.lpips import load_lpips
-from patchscaler.imaging.fidelity import psnr_y
+from patchscaler.metrics.fidelity import psnr_y
+from patchscaler.metrics.lpips import load_lpips
 from patchscaler.models.autoencoder import STRIDE, DctAutoencoder
 from patchscaler.models.fusion import Fusion
 from patchscaler.models.restorer import ConvRestorer, Restoration

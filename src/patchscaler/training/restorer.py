@@ -13,8 +13,8 @@ from torch.utils.data import Dataset
 from patchscaler.data.pairs import PairDataset, PairSettings, validation_pairs
 from patchscaler.data.pictures import PictureSet, picture_files
 from patchscaler.errors import ConfigError
-from patchscaler.features.lpips import Lpips, load_lpips
-from patchscaler.imaging.fidelity import psnr_y
+from patchscaler.metrics.fidelity import psnr_y
+from patchscaler.metrics.lpips import Lpips, load_lpips
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.base import ModelMixin
 from patchscaler.models.latents import decode_latents, encode_pixels, latent_channels, restorer_input

@@ -1,0 +1,133 @@
+"""One measurement in a process of its own: `python -m` this module, a JSON task in, a JSON answer out.
+
+A process for each, since the peak of a process never falls: the second configuration would show the first one's.
+"""
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from patchscaler.measure.speed.settings import Configuration
+
+# Those of a picture's way that the pipeline doesn't report itself.
+START, READ, WRITE = "start-up", "read", "write"
+
+
+def rate_task(task: dict[str, Any]) -> dict[str, Any]:
+    """The matrix rate for {"device", "dtype", "threads"}, and the machine's name."""
+    import torch
+
+    from patchscaler.measure.speed.machine import describe, matrix_rate
+
+    if task["threads"]:
+        torch.set_num_threads(task["threads"])
+    dtype = resolve_dtype(task["dtype"], task["device"])
+    return {"rate": matrix_rate(task["device"], dtype), "machine": describe(task["device"])}
+
+
+def picture_task(task: dict[str, Any]) -> dict[str, Any]:
+    """Enlarge {"picture"} as {"configuration"} says, {"repeats"} times after {"warm_up"} short runs.
+
+    Returns median and least seconds and highest memory of each stage, patches and steps, counted multiply-adds.
+    """
+    import torch
+
+    configuration = Configuration.from_dict(task["configuration"])
+    if configuration.threads:
+        torch.set_num_threads(configuration.threads)
+    pipeline = load(configuration)
+    start_up = time.time() - task["started"]
+
+    once = tuple(min(count, 1) for count in configuration.steps)
+    for _ in range(task["warm_up"]):  # every network at its full batch and size, but one step of the many
+        _run(pipeline, configuration, Path(task["picture"]), once)
+    runs = [_run(pipeline, configuration, Path(task["picture"]), configuration.steps) for _ in range(task["repeats"])]
+    return _summary(pipeline, configuration, start_up, runs)
+
+
+def load(configuration: Configuration) -> Any:
+    """The pipeline on the configuration's device in its dtype."""
+    from diffusers.utils.logging import disable_progress_bar
+
+    from patchscaler.pipeline import PatchScalerPipeline
+
+    disable_progress_bar()
+    dtype = resolve_dtype(configuration.dtype, configuration.device)
+    pipeline = PatchScalerPipeline.from_pretrained(configuration.model, dtype=dtype)
+    pipeline.to(configuration.device)
+    return pipeline
+
+
+def resolve_dtype(name: str, device: str) -> Any:
+    """The torch dtype called `name`; "auto": the one that `upscale` takes on this device."""
+    import torch
+
+    from patchscaler.pipeline import default_dtype
+
+    return default_dtype(device) if name == "auto" else getattr(torch, name)
+
+
+def _run(pipeline: Any, configuration: Configuration, picture: Path, steps: tuple[int, ...]) -> dict[str, Any]:
+    """One picture from file to file: the report as a dict, with the stages of reading and writing."""
+    from patchscaler.imaging.files import read_picture, write_picture
+    from patchscaler.report import peak_mib
+
+    def noted(started: float) -> dict[str, float]:
+        return {"seconds": time.perf_counter() - started, "peak_mib": peak_mib(configuration.device)}
+
+    started = time.perf_counter()
+    source = read_picture(picture)
+    read = noted(started)
+    output = pipeline(
+        source, output_type="pt", steps=steps, taus=configuration.taus, batch_size=configuration.batch_size
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        write_picture(Path(folder) / "result.png", output.images, like=source, alpha=output.alpha)
+        write = noted(started)
+    report: dict[str, Any] = output.report.as_dict()
+    report["stages"] = {READ: read, **report["stages"], WRITE: write}
+    return report
+
+
+def _summary(
+    pipeline: Any, configuration: Configuration, start_up: float, runs: list[dict[str, Any]]
+) -> dict[str, Any]:
+    from patchscaler.measure.speed.arithmetic import count
+    from patchscaler.report import peak_mib
+
+    first = runs[0]
+    stages = {START: {"seconds": start_up, "least_seconds": start_up, "peak_mib": None}}
+    for name in first["stages"]:
+        times = [run["stages"][name]["seconds"] for run in runs]
+        peak = max(run["stages"][name]["peak_mib"] for run in runs)
+        stages[name] = {"seconds": statistics.median(times), "least_seconds": min(times), "peak_mib": peak}
+    peak = peak_mib(configuration.device)  # before the counting, which is no part of the work
+    amounts = count(pipeline, configuration.size)
+    asked = bool(first["second"] and first["second"]["share"])  # the second restorer
+    return {
+        "device": first["device"],
+        "dtype": first["dtype"],
+        "output_size": first["output_size"],
+        "patches": first["patches"],
+        "patch_steps": first["patch_steps"],
+        "asked": asked,
+        "stages": stages,
+        "seconds": statistics.median(sum(stage["seconds"] for stage in run["stages"].values()) for run in runs),
+        "peak_mib": peak,
+        "multiply_adds": amounts.stages(sum(first["patches"].values()), first["patch_steps"], asked),
+    }
+
+
+def main() -> None:
+    task = json.load(sys.stdin)
+    answer = {"rate": rate_task, "picture": picture_task}[task["task"]](task)
+    print("\n" + json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()
