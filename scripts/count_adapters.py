@@ -16,10 +16,10 @@ import tiny_backbones
 import torch
 from PIL import Image
 
-from patchscaler.coarse import restore
 from patchscaler.integrations import ldm_upscale, sd_img2img, sd_upscale, stablesr
-from patchscaler.integrations.frame import Sampling, Upscaled
+from patchscaler.integrations.frame import Coarse, Sampling, Upscaled
 from patchscaler.pgs import GroupConfig
+from patchscaler.upscaler import Upscaler
 
 # Without PGS: every tile takes the 20 steps that hard ones take with it.
 WAYS = {"all steps": GroupConfig(gammas=(), taus=(1000,), steps=(20,)), "PGS": GroupConfig()}
@@ -45,8 +45,7 @@ def rows_of(pipe: Any, adapter: Adapter, sampling: Sampling, coarse: Any) -> tup
 
 
 def main(path: str) -> None:
-    coarse = restore(Image.open(path).convert("RGB"))
-    coarse = coarse._replace(pixels=coarse.pixels.float())
+    coarse = Coarse.of(Upscaler()(Image.open(path).convert("RGB"), steps=(0, 0, 0)))
     sd, patch = tiny_backbones.stable_diffusion(16), 16
     cases: list[tuple[str, Any, Adapter, int]] = [
         ("Stable Diffusion img2img", sd, sd_img2img.upscale, patch),

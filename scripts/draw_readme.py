@@ -16,7 +16,7 @@ def main() -> None:
     result = PatchScalerPipeline.from_pretrained()(picture)
     large = picture.resize((picture.width * 4, picture.height * 4), Image.Resampling.BICUBIC)
     names = list(result.report.patches)
-    qmap = draw_qmap(picture_from(large).pixels, result.groups.flatten(), result.patch_boxes, names)
+    qmap = draw_qmap(picture_from(large).pixels, result.groups.flatten().numpy(), result.patch_boxes, names)
     strip = Image.new("RGB", (3 * large.width + 16, qmap.height), "white")
     for column, part in enumerate((large, result.images[0], qmap)):
         strip.paste(part, (column * (large.width + 8), 0))

@@ -75,9 +75,9 @@ def _shake(module: torch.nn.Module, seed: int) -> None:
 def build_tiny_pipeline():
     """Every part real, each as small as it goes; random weights."""
     import patchscaler
-    from patchscaler.diffusion.schedule import make_scheduler
     from patchscaler.models.fusion import Fusion
     from patchscaler.models.rrdb import RrdbRestorer
+    from patchscaler.pgs.schedule import make_scheduler
 
     torch.manual_seed(0)
     autoencoder = patchscaler.DctAutoencoder(width=16, blocks=1, fine_width=16, fine_blocks=1)
@@ -104,6 +104,15 @@ def build_tiny_pipeline():
 @pytest.fixture(scope="session")
 def tiny_pipeline():
     return build_tiny_pipeline()
+
+
+@pytest.fixture(scope="session")
+def tiny_upscaler(tiny_pipeline):
+    """The same networks without diffusers around them."""
+    from patchscaler.engines.torch import TorchEngine
+    from patchscaler.upscaler import Upscaler
+
+    return Upscaler(engine=TorchEngine(tiny_pipeline.parts))
 
 
 @pytest.fixture(scope="session")

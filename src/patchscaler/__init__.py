@@ -7,20 +7,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from patchscaler.integrations.diffusers.output import PatchScalerBatch, PatchScalerOutput
+    from patchscaler.integrations.diffusers.pipeline import PatchScalerPipeline
     from patchscaler.models.autoencoder import DctAutoencoder
     from patchscaler.models.patch_dit import PatchDiT
     from patchscaler.models.restorer import ConvRestorer
     from patchscaler.models.swin_restorer import SwinRestorer
     from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
-    from patchscaler.pipeline import PatchScalerBatch, PatchScalerOutput, PatchScalerPipeline
-    from patchscaler.sizes import Enlargement, enlarge
+    from patchscaler.options import Options
+    from patchscaler.upscaler import Result, Upscaler
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "PatchScalerPipeline": "patchscaler.pipeline",
-    "PatchScalerBatch": "patchscaler.pipeline",
-    "PatchScalerOutput": "patchscaler.pipeline",
+    "Upscaler": "patchscaler.upscaler",
+    "Result": "patchscaler.upscaler",
+    "Options": "patchscaler.options",
+    "PatchScalerPipeline": "patchscaler.integrations.diffusers.pipeline",
+    "PatchScalerBatch": "patchscaler.integrations.diffusers.output",
+    "PatchScalerOutput": "patchscaler.integrations.diffusers.output",
     "DctAutoencoder": "patchscaler.models.autoencoder",
     "ConvRestorer": "patchscaler.models.restorer",
     "SwinRestorer": "patchscaler.models.swin_restorer",
@@ -28,23 +33,22 @@ _HOMES = {
     "TextureClassifier": "patchscaler.models.texture",
     "TextureEncoder": "patchscaler.models.texture",
     "ReferenceTextureMemory": "patchscaler.models.texture",
-    "Enlargement": "patchscaler.sizes",
-    "enlarge": "patchscaler.sizes",
 }
 
 __all__ = [
     "ConvRestorer",
     "DctAutoencoder",
-    "Enlargement",
+    "Options",
     "PatchDiT",
     "PatchScalerBatch",
     "PatchScalerOutput",
     "PatchScalerPipeline",
     "ReferenceTextureMemory",
+    "Result",
     "SwinRestorer",
     "TextureClassifier",
     "TextureEncoder",
-    "enlarge",
+    "Upscaler",
 ]
 
 

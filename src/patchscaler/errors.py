@@ -25,3 +25,18 @@ class ConfigError(PatchScalerError):
 
 class DataError(PatchScalerError):
     """A training or validation folder holds no usable pictures."""
+
+
+def reason(name: str, error: Exception) -> str | None:
+    """One line on what is wrong with the picture `name`, and the cure; None for an error that is no picture's fault."""
+    if isinstance(error, ImageReadError | ImageWriteError):
+        return str(error)
+    if isinstance(error, PatchScalerError):
+        return f"{name}: {error}"
+    if isinstance(error, OSError):
+        return f"{name}: {error.strerror or error}; check the file and its folder"
+    # torch's own error on a GPU; on the CPU it raises a plain RuntimeError.
+    full = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    if full or "can't allocate memory" in str(error):
+        return f"{name}: not enough memory; use a smaller picture, --batch-size or --device cpu"
+    return None

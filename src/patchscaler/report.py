@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
+
+from patchscaler.pgs.groups import GroupConfig
 
 
 class Progress(NamedTuple):
@@ -24,13 +26,13 @@ class Preview(NamedTuple):
 
     draw         draw() -> (1,3,H,W) in [0,1], the enlarged picture; takes about as long as the stages "decode" and
                  "colour", so the callback decides when it is worth it. draw(side): no larger than needed for `side`
-                 pixels along its longer side, smaller by 2, 4 or 8: much faster (with an AutoencoderKL it is drawn
+                 pixels along its longer side, smaller by 2, 4 or 8: much faster (latents that are no DCT are drawn
                  whole). Within the callback
-    groups       (rows,cols) int64, patch_boxes  (top,left,height,width): as in PatchScalerOutput
+    groups       (rows,cols) int64, patch_boxes  (top,left,height,width): as in Result
     """
 
-    draw: Callable[..., Tensor]
-    groups: Tensor
+    draw: Callable[..., NDArray[np.float32]]
+    groups: NDArray[np.int64]
     patch_boxes: list[tuple[int, int, int, int]]
 
 
@@ -62,6 +64,12 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def count(self, counts: dict[str, int], groups: GroupConfig) -> None:
+        """Patches and steps, by `pgs.groups.count_steps`."""
+        self.patches = {name: counts[name] for name in groups.names}
+        self.patch_steps = counts["patch_steps"]
+        self.steps = dict(zip(groups.names, groups.steps, strict=True))
+
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Adds the time spent within to stage `name`."""
@@ -79,6 +87,8 @@ class Report:
 def peak_mib(device: str) -> float:
     """Largest memory so far in MiB: the device's allocations on CUDA, else the resident set of this process."""
     if device.startswith("cuda"):
+        import torch
+
         return torch.cuda.max_memory_allocated() / 2**20
     try:
         import resource

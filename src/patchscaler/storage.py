@@ -1,19 +1,12 @@
-"""Model folders: where the bundled weights lie, and a strict check of a folder before anything is built from it."""
+"""Model folders: where they lie, bundled or fetched, and what files of weights they hold."""
 
-import inspect
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
 
-from patchscaler.errors import ConfigError, WeightsError
-
-if TYPE_CHECKING:
-    from patchscaler.models.base import ModelMixin
+from patchscaler.errors import WeightsError
 
 BUNDLED = Path(__file__).parent / "weights"
 WEIGHTS = "diffusion_pytorch_model"
@@ -30,28 +23,23 @@ def model_folder(name_or_folder: str | Path | None) -> str:
     return str(name_or_folder)
 
 
-def dtype_argument(dtype: torch.dtype | dict[str, torch.dtype]) -> dict[str, Any]:
-    """The precision, or one for each part, as an argument of diffusers' `from_pretrained`, which has renamed it and
-    warns of the old name."""
-    from diffusers.utils import deprecation_utils
-
-    return {"dtype" if hasattr(deprecation_utils, "_resolve_dtype") else "torch_dtype": dtype}
-
-
-def check_part(cls: "type[ModelMixin]", folder: Path, variant: str | None = None) -> None:
-    """Raises WeightsError, naming the file, unless `folder` holds exactly the tensors that its config asks of `cls`."""
-    with torch.device("meta"):
-        _build_checked(cls, folder, weight_files(folder, variant))
-
-
-def load_part(cls: "type[ModelMixin]", folder: Path) -> "ModelMixin":
-    """The network with its weights in their stored precision; checked as by `check_part`."""
-    # Not on the meta device: its first use imports sympy, which takes more than a second.
-    files = weight_files(folder)
-    part = _build_checked(cls, folder, files)
-    state = {key: value for path in files for key, value in load_file(path).items()}
-    part.load_state_dict(state, assign=True)
-    return part
+def fetch_model(name_or_folder: str | Path | None) -> Path:
+    """The folder of a model: None or a bundled preset's name, a folder, or a hub id, which is downloaded unless it has
+    been before. Raises WeightsError."""
+    name = model_folder(name_or_folder)
+    if Path(name).is_dir():
+        return Path(name)
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        raise WeightsError(f"{name}: no such model folder; name a folder, a hub id (owner/name) or leave it out")
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise WeightsError(f"{name}: no folder here; for models of the hub, pip install huggingface_hub") from error
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors"]))
+    except (OSError, ValueError) as error:
+        cure = "check the name, or the connection"
+        raise WeightsError(f"{name}: no folder here, and the hub can't be reached; {cure}") from error
 
 
 def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
@@ -74,38 +62,10 @@ def weight_files(folder: Path, variant: str | None = None) -> list[Path]:
     return [path]
 
 
-def _build_checked(cls: "type[ModelMixin]", folder: Path, files: Sequence[Path]) -> "ModelMixin":
-    """The network that config.json asks for, untrained. Raises WeightsError unless the weights fit it."""
-    config = read_json(folder / "config.json")
-    own = {key: value for key, value in config.items() if not key.startswith("_")}
-    known = set(inspect.signature(cls.__init__).parameters) - {"self"}
-    unknown = sorted(set(own) - known)
-    if unknown:
-        raise WeightsError(f"{folder / 'config.json'}: unknown key {unknown[0]}; known: {', '.join(sorted(known))}")
-    try:
-        part = cls(**own)
-    except (ConfigError, TypeError) as error:
-        raise WeightsError(f"{folder / 'config.json'}: {error}; fetch or export the model again") from error
-    wanted = {key: tuple(value.shape) for key, value in part.state_dict().items()}
-    found: dict[str, tuple[int, ...]] = {}
-    for path in files:
-        found |= read_shapes(path)
-    path = files[0] if len(files) == 1 else folder
-    for problem, keys in (("unknown", set(found) - set(wanted)), ("missing", set(wanted) - set(found))):
-        if keys:
-            raise WeightsError(
-                f"{path}: {problem} tensor {min(keys)} ({len(keys)} in all); it doesn't belong to this config.json"
-            )
-    for key, shape in wanted.items():
-        if found[key] != shape:
-            raise WeightsError(f"{path}: tensor {key} has shape {found[key]}, but config.json asks for {shape}")
-    return part
-
-
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
     """Shape of every tensor in a safetensors file, from its header. Raises WeightsError."""
     try:
-        with safe_open(str(path), framework="pt") as file:
+        with safe_open(str(path), framework="numpy") as file:
             return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise WeightsError(f"{path}: no such weights; train this part or name another --model") from error

@@ -104,7 +104,7 @@ def test_out_of_memory(upscale: Call, tmp_path: Path, monkeypatch: pytest.Monkey
     def exhausted(*arguments: object, **options: object) -> None:
         raise error
 
-    monkeypatch.setattr("patchscaler.inference.bands.decode_tiled", exhausted)
+    monkeypatch.setattr("patchscaler.stages.render.decode_tiled", exhausted)
     answer = upscale("p.png")
     assert (answer.code, answer.err.count("\n")) == (1, 1)
     assert answer.err.startswith("patchscaler: p.png: not enough memory; ")

@@ -12,7 +12,7 @@ from PIL import Image
 from patchscaler import PatchScalerPipeline
 from patchscaler.data.pairs import CONDITIONS, validation_pairs
 from patchscaler.imaging.files import read_picture
-from patchscaler.inference.parts import default_dtype
+from patchscaler.models.model import default_dtype
 from patchscaler.measure.quality.pairing import picture_size
 from patchscaler.metrics.fidelity import psnr_y
 

@@ -23,8 +23,7 @@ from patchscaler.cluster.sinks import Result
 from patchscaler.cluster.sources import Found
 from patchscaler.errors import ConfigError
 from patchscaler.imaging.geometry import Size
-from patchscaler.inference.settings import Settings
-from patchscaler.making import Order
+from patchscaler.options import Options
 
 SAVING = {"quality": 95, "lossless": False, "metadata": True}
 
@@ -49,7 +48,7 @@ def found_in(folder: Path) -> list[Found]:
 
 
 def work_of(model: Path, **more: object) -> Work:
-    return Work(Order(str(model), {"scale": 4}, Settings(steps=(1, 1, 1)), SAVING), **more)
+    return Work(str(model), {"scale": 4}, Options(steps=(1, 1, 1)), SAVING, **more)
 
 
 def levels(file: Path | bytes) -> np.ndarray:
@@ -196,8 +195,8 @@ def test_wrong_calls(
 def test_another_job_in_the_same_sink_is_refused(tmp_path: Path, tiny_model: Path, pictures: Path) -> None:
     sink = sink_of(str(tmp_path / "out"), "folder")
     Ledger(sink.root).open(describe(sink, work_of(tiny_model)))
-    other = Work(Order(str(tiny_model), {"scale": 2}, Settings(steps=(1, 1, 1)), SAVING))
-    with pytest.raises(ConfigError, match="belongs to a job with wish"):
+    other = Work(str(tiny_model), {"scale": 2}, Options(steps=(1, 1, 1)), SAVING)
+    with pytest.raises(ConfigError, match="belongs to a job with size"):
         run_job(str(pictures), sink, other, Cluster())
 
 

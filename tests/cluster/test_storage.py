@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from patchscaler import PatchScalerPipeline
-from patchscaler.assembly import FORMAT_VERSION, assemble
 from patchscaler.errors import WeightsError
+from patchscaler.integrations.diffusers.assembly import FORMAT_VERSION, assemble
 from patchscaler.models.patch_dit import PatchDiT
 from patchscaler.models.restorer import ConvRestorer
 from patchscaler.models.texture import ReferenceTextureMemory

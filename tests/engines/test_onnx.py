@@ -14,16 +14,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from patchscaler.diffusion import pgs
 
 from patchscaler.cli.export import export_onnx
-from patchscaler.diffusion import pgs
-from patchscaler.diffusion.schedule import make_scheduler
 from patchscaler.errors import ConfigError, WeightsError
 from patchscaler.imaging import colour, resize, tiles
 from patchscaler.imaging.geometry import Size
 from patchscaler.onnx import arrays
 from patchscaler.onnx.export import _check, _store_as_half
 from patchscaler.onnx.runner import SETTINGS, OnnxUpscaler
+from patchscaler.pgs.schedule import make_scheduler
 
 SIZES = [(1, 1), (2, 3), (5, 4), (16, 16), (17, 33), (31, 8), (1, 40), (40, 1), (24, 37), (45, 61)]
 

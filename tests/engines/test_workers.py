@@ -3,56 +3,51 @@
 import os
 import signal
 
+import numpy as np
 import pytest
-import torch
 
-from patchscaler import PatchScalerPipeline
+from arrays import assert_close, uniform
+from patchscaler import Options, PatchScalerPipeline, Result, Upscaler
+from patchscaler.engines.torch import TorchEngine
 from patchscaler.errors import ConfigError
-from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.picture import Picture
-from patchscaler.inference import crew as crew_module
-from patchscaler.inference import way
-from patchscaler.inference.canvas import FloatCanvas
-from patchscaler.inference.crew import Crew, Work
-from patchscaler.inference.settings import Settings
-from patchscaler.inference.workers import Worker, _may_take
-from patchscaler.report import Progress, Report
+from patchscaler.report import Progress
+from patchscaler.stages import executor as executor_module
+from patchscaler.stages.executor import Executor, Work
+from patchscaler.stages.workers import Worker, _may_take
 
-SETTINGS = Settings(steps=(1, 2, 3), gammas=(0.96, 0.9545), batch_size=2)
+OPTIONS = Options(steps=(1, 2, 3), gammas=(0.96, 0.9545), batch_size=2)
+TWO = ("cpu", "cpu")
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_pipeline: PatchScalerPipeline) -> TorchEngine:
+    return TorchEngine(tiny_pipeline.parts)
 
 
 @pytest.fixture(scope="module")
 def picture() -> Picture:
-    generator = torch.Generator().manual_seed(0)
-    smooth = torch.linspace(0, 1, 90).expand(1, 3, 40, 90).clone()
-    smooth[..., 45:] = torch.rand(1, 3, 40, 45, generator=generator)
+    smooth = np.tile(np.linspace(0, 1, 90, dtype=np.float32), (1, 3, 40, 1))
+    smooth[..., 45:] = uniform(1, 3, 40, 45)
     return Picture(smooth)
 
 
 @pytest.fixture(scope="module")
-def expected(tiny_pipeline: PatchScalerPipeline, picture: Picture) -> torch.Tensor:
-    return run(Crew(tiny_pipeline.parts), picture)[0]
-
-
-def run(crew: Crew, picture: Picture, notify=lambda progress: None) -> tuple[torch.Tensor, Report]:
-    canvas = FloatCanvas(Size(160, 360), torch.device("cpu"), False)
-    report = Report("cpu", "float32", 0)
-    way.enlarge(picture, crew, SETTINGS, canvas, report, notify=notify)
-    return canvas.pixels, report
+def expected(engine: TorchEngine, picture: Picture) -> np.ndarray:
+    return Upscaler(engine=engine)(picture, options=OPTIONS).pixels
 
 
 @pytest.mark.parametrize("split", ["cost", "groups"])
-def test_two_workers_do_as_one(
-    tiny_pipeline: PatchScalerPipeline, picture: Picture, expected: torch.Tensor, split: str
-) -> None:
+def test_two_workers_do_as_one(engine: TorchEngine, picture: Picture, expected: np.ndarray, split: str) -> None:
     seen: list[Progress] = []
-    with Crew(tiny_pipeline.parts, ("cpu", "cpu"), split) as crew:
-        found, report = run(crew, picture, seen.append)
-        again, _ = run(crew, picture)  # the same workers do the next picture
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-    assert torch.equal(found, again)
+    with Upscaler(engine=engine, workers=TWO, split=split) as upscaler:
+        found = upscaler(picture, options=OPTIONS, on_progress=seen.append)
+        again = upscaler(picture, options=OPTIONS)  # the same workers do the next picture
+    report = found.report
+    assert_close(found.pixels, expected, atol=1e-5, rtol=0)
+    assert np.array_equal(found.pixels, again.pixels)
     assert report.lost_workers == []
-    assert not any(worker.process.is_alive() for worker in crew.workers)
+    assert not any(worker.process.is_alive() for worker in upscaler.executor.workers)
     for stage, total in (("prompt", sum(report.patches.values())), ("sample", report.patch_steps)):
         done = [progress.done for progress in seen if progress.stage == stage]
         assert done == sorted(set(done))
@@ -61,16 +56,16 @@ def test_two_workers_do_as_one(
 
 @pytest.mark.parametrize("victims", [1, 2])
 def test_a_killed_worker_is_reported_and_its_patches_are_done(
-    tiny_pipeline: PatchScalerPipeline,
+    engine: TorchEngine,
     picture: Picture,
-    expected: torch.Tensor,
+    expected: np.ndarray,
     monkeypatch: pytest.MonkeyPatch,
     victims: int,
 ) -> None:
-    monkeypatch.setattr(crew_module, "SETS_PER_HAND", 2)
+    monkeypatch.setattr(executor_module, "SETS_PER_WORKER", 2)
     messages: list[str] = []
-    with Crew(tiny_pipeline.parts, ("cpu", "cpu"), on_loss=messages.append) as crew:
-        doomed = crew.workers[:victims]
+    with Upscaler(engine=engine, workers=TWO, on_loss=messages.append) as upscaler:
+        doomed = upscaler.executor.workers[:victims]
 
         def kill(progress: Progress) -> None:
             if progress.stage == "sample":
@@ -78,47 +73,46 @@ def test_a_killed_worker_is_reported_and_its_patches_are_done(
                     os.kill(worker.process.pid, signal.SIGKILL)
                 doomed.clear()
 
-        found, report = run(crew, picture, kill)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+        found = upscaler(picture, options=OPTIONS, on_progress=kill)
+    assert_close(found.pixels, expected, atol=1e-5, rtol=0)
     assert len(messages) == victims
-    assert report.lost_workers == messages
+    assert found.report.lost_workers == messages
     assert all("(cpu) died (killed by SIGKILL); its patches are done by the others" in text for text in messages)
 
 
-def test_a_worker_that_is_dead_before_the_work(
-    tiny_pipeline: PatchScalerPipeline, picture: Picture, expected: torch.Tensor
-) -> None:
-    with Crew(tiny_pipeline.parts, ("cpu", "cpu")) as crew:
-        crew.workers[1].process.kill()
-        crew.workers[1].process.join()
-        found, report = run(crew, picture)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-    assert len(report.lost_workers) == 1
+def test_a_worker_that_is_dead_before_the_work(engine: TorchEngine, picture: Picture, expected: np.ndarray) -> None:
+    with Upscaler(engine=engine, workers=TWO) as upscaler:
+        upscaler.executor.workers[1].process.kill()
+        upscaler.executor.workers[1].process.join()
+        found: Result = upscaler(picture, options=OPTIONS)
+    assert_close(found.pixels, expected, atol=1e-5, rtol=0)
+    assert len(found.report.lost_workers) == 1
 
 
-def test_the_papers_split(tiny_pipeline: PatchScalerPipeline) -> None:
+def test_the_papers_split(engine: TorchEngine) -> None:
     work = Work([0, 1, 2], [9, 4, 4], [3, 2, 2], frozenset({0}), lambda n: None, lambda n, v: None)
-    with Crew(tiny_pipeline.parts, ("cpu", "cpu"), "groups") as crew:
-        first, second = crew.workers
+    with Upscaler(engine=engine, workers=TWO, split="groups") as upscaler:
+        first, second = upscaler.executor.workers
         takes = [[_may_take(worker, number, work, "groups", 2) for number in work.todo] for worker in (first, second)]
         assert takes == [[True, False, False], [False, True, True]]
         assert all(_may_take(second, number, work, "groups", 1) for number in work.todo)  # alone, it does all
         assert all(_may_take(second, number, work, "cost", 2) for number in work.todo)
 
 
-def test_sets_are_cut_for_the_hands(tiny_pipeline: PatchScalerPipeline) -> None:
-    alone = Crew(tiny_pipeline.parts, ("cpu",))
+def test_sets_are_cut_for_the_workers(engine: TorchEngine) -> None:
+    alone = Executor(engine, ("cpu",))
     assert alone.workers == []
-    assert alone.set_size(1000) == crew_module.SET_SIZE
-    with Crew(tiny_pipeline.parts, ("cpu", "cpu")) as two:
-        assert isinstance(two.workers[0], Worker)
-        assert -(-441 // two.set_size(441)) == 2 * crew_module.SETS_PER_HAND
-        assert two.set_size(1) == two.set_size(0) == 1
+    assert alone.set_size(1000) == executor_module.SET_SIZE
+    two = Executor(engine, TWO)
+    assert isinstance(two.workers[0], Worker)
+    assert -(-441 // two.set_size(441)) == 2 * executor_module.SETS_PER_WORKER
+    assert two.set_size(1) == two.set_size(0) == 1
+    two.close()
 
 
 def test_the_pipeline_takes_workers(tiny_pipeline: PatchScalerPipeline, picture: Picture) -> None:
     alone = tiny_pipeline(picture, steps=(1, 1, 1), output_type="pt")
     shared = tiny_pipeline(picture, steps=(1, 1, 1), output_type="pt", workers=2)
-    torch.testing.assert_close(shared.images, alone.images, atol=1e-5, rtol=0)
+    assert_close(shared.images, alone.images, atol=1e-5, rtol=0)
     with pytest.raises(ConfigError, match='split "fair"'):
         tiny_pipeline(picture, workers=2, split="fair")

@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from real_files import DISPLAY_P3, rgb_profile
 
+from arrays import uniform
 from patchscaler.imaging.files import Picture, read_picture, write_picture
 from patchscaler.imaging.picture import is_colourless
 
@@ -26,7 +26,7 @@ def test_grey_in_grey_out(tiny_pipeline, tmp_path, kind):
 
 @pytest.mark.parametrize("bits", [8, 16])
 def test_a_wide_profile_gives_grey_no_colour(tmp_path, bits):
-    pixels = torch.rand(1, 1, 40, 50).expand(1, 3, -1, -1)
+    pixels = np.repeat(uniform(1, 1, 40, 50), 3, axis=1)
     like = Picture(pixels, bits=bits, icc_profile=rgb_profile(*DISPLAY_P3))
     write_picture(tmp_path / "out.png", pixels, like=like)
     read = read_picture(tmp_path / "out.png")

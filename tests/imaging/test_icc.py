@@ -5,12 +5,12 @@ import io
 import numpy as np
 import pytest
 import tifffile
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
 from real_files import ADOBE_RGB, DISPLAY_P3, PROPHOTO, SRGB, gamma, grey_profile, icc_profile, rgb_profile, xyz
 
+from arrays import assert_close, uniform
 from patchscaler.imaging import icc
 from patchscaler.imaging.files import Picture, read_picture, write_picture
 from patchscaler.imaging.geometry import Size
@@ -21,9 +21,9 @@ WIDE = {name: rgb_profile(*values) for name, values in [("p3", DISPLAY_P3), ("a9
 GREYS = {1.0: grey_profile(1.0), 1.8: grey_profile(1.8), 2.2: grey_profile(2.2)}
 
 
-def values_of(seed: int, side: int = 16) -> tuple[np.ndarray, torch.Tensor]:
+def values_of(seed: int, side: int = 16) -> tuple[np.ndarray, np.ndarray]:
     samples = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    return samples, torch.from_numpy(samples.astype(np.float32) / 255).permute(2, 0, 1)[None]
+    return samples, (samples.astype(np.float32) / 255).transpose(2, 0, 1)[None]
 
 
 def by_littlecms(samples: np.ndarray, profile: bytes, back: bool = False) -> np.ndarray:
@@ -39,7 +39,7 @@ def by_littlecms(samples: np.ndarray, profile: bytes, back: bool = False) -> np.
 def test_colours_are_littlecms_colours(profile, back):
     samples, values = values_of(1)
     ours = icc.from_srgb(values, profile) if back else icc.to_srgb(values, profile)[0]
-    difference = ours[0].permute(1, 2, 0).numpy() * 255 - by_littlecms(samples, profile, back)
+    difference = ours[0].transpose(1, 2, 0) * 255 - by_littlecms(samples, profile, back)
     assert np.abs(difference).max() < 1.1
     assert np.abs(difference).mean() < 0.35  # it rounds to 8 bits, which alone is 0.25
 
@@ -48,24 +48,24 @@ def test_colours_are_littlecms_colours(profile, back):
 @given(name=st.sampled_from(sorted(WIDE)), seed=st.integers(0, 999))
 def test_there_and_back_is_where_one_was(name, seed):
     """What sRGB cannot hold is carried beside it; where it can hold all, nothing is."""
-    values = torch.rand(1, 3, 9, 7, generator=torch.Generator().manual_seed(seed))
+    values = uniform(1, 3, 9, 7, seed=seed)
     pixels, beyond = icc.to_srgb(values, WIDE[name])
     assert 0 <= pixels.min() <= pixels.max() <= 1
     back = icc.from_srgb(pixels, WIDE[name])
-    rest = torch.zeros_like(values) if beyond is None else beyond
-    torch.testing.assert_close(back + rest, values, atol=1e-6, rtol=0)
+    rest = np.zeros_like(values) if beyond is None else beyond
+    assert_close(back + rest, values, atol=1e-6, rtol=0)
     inside = icc.from_srgb(values, WIDE[name])  # a colour of sRGB, in the wider profile
     assert icc.to_srgb(inside, WIDE[name])[1] is None
-    torch.testing.assert_close(icc.to_srgb(inside, WIDE[name])[0], values, atol=2e-5, rtol=0)
+    assert_close(icc.to_srgb(inside, WIDE[name])[0], values, atol=2e-5, rtol=0)
 
 
 @pytest.mark.parametrize(("exponent", "profile"), GREYS.items())
 def test_grey_profiles(exponent, profile):
-    values = torch.linspace(0, 1, 64).expand(1, 3, 1, 64).contiguous()
+    values = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (1, 3, 1, 1))
     pixels, beyond = icc.to_srgb(values, profile)
-    light = torch.where(pixels <= 0.04045, pixels / 12.92, ((pixels + 0.055) / 1.055) ** 2.4)  # IEC 61966-2-1
-    torch.testing.assert_close(light, values**exponent, atol=2e-4, rtol=0)
-    assert beyond is None or beyond.abs().max() < 2e-3  # near black, where curves are steep
+    light = np.where(pixels <= 0.04045, pixels / 12.92, ((pixels + 0.055) / 1.055) ** 2.4)  # IEC 61966-2-1
+    assert_close(light, values**exponent, atol=2e-4, rtol=0)
+    assert beyond is None or np.abs(beyond).max() < 2e-3  # near black, where curves are steep
 
 
 def test_srgb_by_any_name_is_left_alone():
@@ -86,8 +86,8 @@ def test_profiles_of_tables_go_through_littlecms(name, monkeypatch):
     icc.is_srgb.cache_clear()
     assert icc.is_usable(WIDE[name])
     pixels, beyond = icc.to_srgb(values, WIDE[name])
-    torch.testing.assert_close(pixels, exact, atol=1.6 / 255, rtol=0)
-    torch.testing.assert_close(icc.from_srgb(pixels, WIDE[name]) + beyond, values, atol=1e-6, rtol=0)
+    assert_close(pixels, exact, atol=1.6 / 255, rtol=0)
+    assert_close(icc.from_srgb(pixels, WIDE[name]) + beyond, values, atol=1e-6, rtol=0)
     icc.is_srgb.cache_clear()
 
 
@@ -131,28 +131,28 @@ def test_parametric_curves(curve):
 @pytest.mark.parametrize("profile", [*WIDE.values(), SRGB], ids=[*WIDE, "srgb"])
 def test_a_deep_picture_in_a_wide_profile_survives(tmp_path, suffix, profile):
     samples = np.random.default_rng(4).integers(0, 65536, (9, 8, 3), dtype=np.uint16)
-    tensor = torch.from_numpy((samples / 65535).astype(np.float32)).permute(2, 0, 1)[None]
-    raw = Picture(tensor, bits=16)
-    write_picture(tmp_path / f"raw{suffix}", tensor, like=raw)
-    pixels, beyond = icc.to_srgb(tensor, profile)
+    values = (samples / 65535).astype(np.float32).transpose(2, 0, 1)[None]
+    raw = Picture(values, bits=16)
+    write_picture(tmp_path / f"raw{suffix}", values, like=raw)
+    pixels, beyond = icc.to_srgb(values, profile)
     write_picture(tmp_path / f"in{suffix}", pixels, like=Picture(pixels, bits=16, icc_profile=profile, beyond=beyond))
     read = read_picture(tmp_path / f"in{suffix}")
     assert read.icc_profile == profile
-    torch.testing.assert_close(read.pixels, pixels, atol=2e-4, rtol=0)
+    assert_close(read.pixels, pixels, atol=2e-4, rtol=0)
     write_picture(tmp_path / f"again{suffix}", read.pixels, like=read)
     with Image.open(tmp_path / f"again{suffix}") as image:
         assert image.info["icc_profile"] == profile
-    assert (stored(tmp_path / f"raw{suffix}") - stored(tmp_path / f"again{suffix}")).abs().max() <= 1.01 / 65535
+    assert np.abs(stored(tmp_path / f"raw{suffix}") - stored(tmp_path / f"again{suffix}")).max() <= 1.01 / 65535
 
 
-def stored(path) -> torch.Tensor:
+def stored(path) -> np.ndarray:
     """The (H,W,3) values of a file in [0, 1] as they are, whatever its profile."""
     if path.suffix == ".tif":
         read = tifffile.imread(path)
     else:
         with Image.open(path) as image:
             read = read_samples(image, lambda: Image.open(path))
-    return torch.from_numpy(read.astype(np.float64) / 65535)
+    return read.astype(np.float64) / 65535
 
 
 def test_colours_outside_srgb_are_enlarged_with_the_picture(tmp_path):

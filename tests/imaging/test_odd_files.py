@@ -8,9 +8,9 @@ import zlib
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageOps, PngImagePlugin
 
+from arrays import assert_close, uniform
 from made_pictures import samples_of
 from patchscaler.errors import ImageReadError
 from patchscaler.imaging.files import Picture, losses, picture_from, read_picture, read_size, write_picture
@@ -80,7 +80,7 @@ def test_pixels_in_metadata_grow_with_the_picture(tmp_path):
     exif.get_ifd(0x8769).update({0x9214: (10, 20, 8, 6), 0xA214: (10, 20), 0xA20E: 1000.0, 0xA20F: 500.0})
     (tmp_path / "in.jpg").write_bytes(encoded("JPEG", xmp=HEAD + pano + TAIL, exif=exif))
     read = read_picture(tmp_path / "in.jpg")
-    write_picture(tmp_path / "out.jpg", torch.rand(1, 3, 192, 256), like=read)
+    write_picture(tmp_path / "out.jpg", uniform(1, 3, 192, 256), like=read)
     again = read_picture(tmp_path / "out.jpg")
     for words in (b'WidthPixels="256"', b'TopPixels="20"', b"<GPano:FullPanoHeightPixels>128<"):
         assert words in again.xmp
@@ -120,7 +120,7 @@ def test_tiffs_on_their_side(tmp_path, mode, orientation, compression):
     image.save(tmp_path / "in.tif", exif=exif, compression=compression)
     image.getexif()[0x0112] = orientation
     expected = picture_from(ImageOps.exif_transpose(image)).pixels
-    torch.testing.assert_close(read_picture(tmp_path / "in.tif").pixels, expected)
+    assert_close(read_picture(tmp_path / "in.tif").pixels, expected)
     assert read_size(tmp_path / "in.tif") == expected.shape[2:]
 
 
@@ -136,7 +136,7 @@ def test_values_of_another_gamma_become_srgb(tmp_path, gamma):
     read = read_picture(tmp_path / "in.png")
     decoded = (values[0] / 255) ** (1 / gamma)
     expected = np.where(decoded <= 0.0031308, 12.92 * decoded, 1.055 * decoded ** (1 / 2.4) - 0.055)
-    np.testing.assert_allclose(read.pixels[0, 0, 0].numpy(), expected, atol=1e-3)
+    np.testing.assert_allclose(read.pixels[0, 0, 0], expected, atol=1e-3)
     assert read.remarks == (f"values of gamma {1 / gamma:.3g} became sRGB's",)
 
 
@@ -167,7 +167,7 @@ def test_a_png_with_a_broken_remark_is_read(tmp_path):
     image = Image.fromarray(samples_of(5, 7, 3))
     (tmp_path / "in.png").write_bytes(with_chunk(encoded("PNG", image), b"tEXt", b"Title\0x", check=1))
     read = read_picture(tmp_path / "in.png")
-    np.testing.assert_array_equal(np.round(read.pixels[0].permute(1, 2, 0).numpy() * 255), np.asarray(image))
+    np.testing.assert_array_equal(np.round(read.pixels[0].transpose(1, 2, 0) * 255), np.asarray(image))
     assert read.remarks == ("damaged remarks (tEXt) left out, every pixel is there",)
     assert read_size(tmp_path / "in.png") == (5, 7)
     for name in (b"tRNS", b"gAMA"):  # which change how it looks
@@ -182,7 +182,7 @@ def test_a_jpeg_that_lacks_its_end_alone_is_read(tmp_path, options):
     (tmp_path / "whole.jpg").write_bytes(whole)
     (tmp_path / "in.jpg").write_bytes(whole[:-2])
     read = read_picture(tmp_path / "in.jpg")
-    assert torch.equal(read.pixels, read_picture(tmp_path / "whole.jpg").pixels)
+    assert np.array_equal(read.pixels, read_picture(tmp_path / "whole.jpg").pixels)
     assert read.remarks == ("its end is missing, every pixel is there",)
     for lost in (12, 40, len(whole) // 2):
         (tmp_path / "in.jpg").write_bytes(whole[:-lost])
@@ -235,7 +235,7 @@ def test_bytes_and_file_objects_are_pictures(tmp_path):
     with (tmp_path / "in.png").open("rb") as file:
         for source in (data, io.BytesIO(data), file):
             read = picture_from(source)
-            assert torch.equal(read.pixels, wanted.pixels)
+            assert np.array_equal(read.pixels, wanted.pixels)
             assert dict(read.texts) == {"Title": "A view"}
     with pytest.raises(ImageReadError, match="the picture: a PDF"):
         picture_from(io.BytesIO(b"%PDF-1.4"))
@@ -244,7 +244,7 @@ def test_bytes_and_file_objects_are_pictures(tmp_path):
 def test_numbers_that_pass_one_by_rounding_are_cut():
     array = np.full((4, 4, 3), 1.00005, np.float32)
     assert picture_from(array).pixels.max() == 1
-    assert picture_from(torch.full((3, 4, 4), -1e-5)).pixels.min() == 0
+    assert picture_from(np.full((3, 4, 4), -1e-5, np.float32)).pixels.min() == 0
     with pytest.raises(ValueError, match="divide or clamp"):
         picture_from(array * 1.1)
 
@@ -252,11 +252,11 @@ def test_numbers_that_pass_one_by_rounding_are_cut():
 def test_whole_numbers_of_numpy_are_whole_numbers():
     """In a process of its own: here types are checked more strictly than anywhere else."""
     code = (
-        "import numpy\nfrom patchscaler.inference.settings import Settings\n"
-        "made = Settings(steps=tuple(numpy.array([0, 3, 4])), seed=numpy.int64(7))\n"
+        "import numpy\nfrom patchscaler.options import Options\n"
+        "made = Options(steps=tuple(numpy.array([0, 3, 4])), seed=numpy.int64(7))\n"
         "print(made.steps, made.seed, type(made.seed).__name__)\n"
         "for wrong in ({'seed': 1.5}, {'seed': 2.0}, {'steps': (0, 1.5, 2)}):\n"
-        "    try:\n        Settings(**wrong)\n"
+        "    try:\n        Options(**wrong)\n"
         "    except Exception as error:\n        print(type(error).__name__, error)\n"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
@@ -266,4 +266,20 @@ def test_whole_numbers_of_numpy_are_whole_numbers():
 
 
 def test_a_picture_without_a_file_has_no_remarks():
-    assert losses(Picture(torch.zeros(1, 3, 2, 2)), "PNG") == []
+    assert (
+        losses(
+            Picture(
+                np.zeros(
+                    (
+                        1,
+                        3,
+                        2,
+                        2,
+                    ),
+                    np.float32,
+                )
+            ),
+            "PNG",
+        )
+        == []
+    )

@@ -7,85 +7,82 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from patchscaler import PatchScalerPipeline
+from arrays import assert_close, uniform
+from patchscaler import Options, PatchScalerPipeline, Upscaler
+from patchscaler.engines import torch as torch_engine
+from patchscaler.engines.torch import TorchEngine
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.picture import Picture, quantise
 from patchscaler.imaging.resize import enlarge_rows, resize_bicubic
 from patchscaler.imaging.tiles import plan_tiles
-from patchscaler.inference import bands, crew, restoring, way
-from patchscaler.inference.canvas import FloatCanvas, SampleCanvas
-from patchscaler.inference.settings import Settings
-from patchscaler.inference.shelf import Shelf, fingerprint
-from patchscaler.models import latents
-from patchscaler.report import Report
+from patchscaler.report import Progress, Report
+from patchscaler.stages import executor, render
+from patchscaler.stages.canvas import SampleCanvas
+from patchscaler.stages.refine import Patches
+from patchscaler.stages.spill import Spill, fingerprint
+from patchscaler.stages.task import Task
 
 law = settings(deadline=None, max_examples=15)
 MIXED = (0.96, 0.9545)
-SETTINGS = Settings(steps=(0, 1, 2), gammas=MIXED)
+OPTIONS = Options(steps=(0, 1, 2), gammas=MIXED)
 
 
 def picture_of(height: int, width: int, with_alpha: bool = False, grey: bool = False, bits: int = 8) -> Picture:
-    generator = torch.Generator().manual_seed(height * 1000 + width)
-    pixels = torch.rand(1, 3, height, width, generator=generator)
-    alpha = torch.rand(1, 1, height, width, generator=generator) if with_alpha else None
+    pixels = uniform(1, 3, height, width, seed=height * 1000 + width)
+    alpha = uniform(1, 1, height, width, seed=height) if with_alpha else None
     return Picture(pixels, alpha, grey=grey, bits=bits)
 
 
-def enlarged(pipeline: PatchScalerPipeline, picture: Picture, shelf: Shelf | None = None) -> tuple[Any, way.Way]:
-    size = Size(4 * picture.size.height, 4 * picture.size.width)
-    canvas = FloatCanvas(size, torch.device("cpu"), picture.alpha is not None)
-    found = way.enlarge(picture, crew.Crew(pipeline.parts), SETTINGS, canvas, Report("cpu", "", 0), shelf=shelf)
-    return canvas, found
+def enlarged(pipeline: PatchScalerPipeline, picture: Picture, **more: Any) -> tuple[np.ndarray, Patches]:
+    """By all four stages."""
+    upscaler = Upscaler(engine=TorchEngine(pipeline.parts))
+    task = Task(picture=picture, options=OPTIONS, report=Report("cpu", "", 0), **more)
+    patches = upscaler.group(upscaler.restore(task))
+    upscaler.refine(patches)
+    return upscaler.render(patches), patches
 
 
 @pytest.fixture
 def in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits so low that a small picture has many tiles, sets and bands."""
-    monkeypatch.setattr(restoring, "RESTORE_AREA", 700)
-    monkeypatch.setattr(crew, "SET_SIZE", 3)
-    monkeypatch.setattr(bands, "BAND_AREA", 200)
-    monkeypatch.setattr(latents, "DCT_AREA", 900)
+    monkeypatch.setattr(torch_engine, "RESTORE_AREA", 700)
+    monkeypatch.setattr(executor, "SET_SIZE", 3)
+    monkeypatch.setattr(render, "BAND_AREA", 200)
+    monkeypatch.setattr(torch_engine, "DCT_AREA", 900)
 
 
 @pytest.mark.parametrize(("height", "width"), [(90, 61), (33, 140), (5, 80), (101, 9)])
 def test_pieces_make_the_whole(
     tiny_pipeline: PatchScalerPipeline, request: pytest.FixtureRequest, tmp_path: Path, height: int, width: int
 ) -> None:
-    picture = picture_of(height, width, with_alpha=True)
-    whole, way_whole = enlarged(tiny_pipeline, picture)
+    picture = picture_of(height, width)
+    whole, found_whole = enlarged(tiny_pipeline, picture)
     request.getfixturevalue("in_pieces")
-    for shelf in (Shelf(), Shelf(tmp_path / "work")):
-        parts, way_parts = enlarged(tiny_pipeline, picture, shelf)
-        torch.testing.assert_close(parts.pixels, whole.pixels, atol=1e-5, rtol=0)
-        torch.testing.assert_close(parts.alpha, whole.alpha, atol=1e-6, rtol=0)
-        torch.testing.assert_close(way_parts.confidence, way_whole.confidence, atol=1e-5, rtol=0)
-        assert torch.equal(way_parts.groups, way_whole.groups)
-    assert (tmp_path / "work" / "coarse.raw").stat().st_size == 4 * 32 * max(-(-height // 2), 16) * max(
-        -(-width // 2), 16
-    )
+    for spill in (Spill(), Spill(tmp_path / "work")):
+        parts, found = enlarged(tiny_pipeline, picture, spill=spill)
+        assert_close(parts, whole, atol=1e-5, rtol=0)
+        assert_close(found.coarse.confidence, found_whole.coarse.confidence, atol=1e-5, rtol=0)
+        assert np.array_equal(found.groups, found_whole.groups)
+    latents = max(-(-height // 2), 16) * max(-(-width // 2), 16)
+    assert (tmp_path / "work" / "latents.raw").stat().st_size == 4 * 32 * latents
 
 
 @pytest.mark.usefixtures("in_pieces")
-@pytest.mark.parametrize(
-    ("grey", "bits", "with_alpha"), [(False, 8, True), (True, 8, False), (False, 16, False), (True, 16, True)]
-)
+@pytest.mark.parametrize(("grey", "bits"), [(False, 8), (True, 8), (False, 16), (True, 16)])
 def test_samples_are_the_rounded_pixels(
-    tiny_pipeline: PatchScalerPipeline, tmp_path: Path, grey: bool, bits: int, with_alpha: bool
+    tiny_pipeline: PatchScalerPipeline, tmp_path: Path, grey: bool, bits: int
 ) -> None:
-    picture = picture_of(40, 30, with_alpha, grey, bits)
+    picture = picture_of(40, 30, False, grey, bits)
     exact, _ = enlarged(tiny_pipeline, picture)
-    shelf = Shelf(tmp_path)
-    canvas = SampleCanvas(shelf, Size(160, 120), picture)
-    way.enlarge(picture, crew.Crew(tiny_pipeline.parts), SETTINGS, canvas, Report("cpu", "", 0), shelf=shelf)
+    spill = Spill(tmp_path)
+    samples, _ = enlarged(tiny_pipeline, picture, spill=spill, canvas=SampleCanvas(spill, Size(160, 120), picture))
     dtype = np.uint16 if bits == 16 else np.uint8
-    wanted = quantise(exact.pixels, exact.alpha, grey, dtype)
-    assert np.array_equal(quantise(canvas.pixels, canvas.alpha, grey, dtype), wanted)
-    assert (canvas.alpha is not None) == with_alpha
+    assert samples.dtype == dtype
+    assert np.array_equal(quantise(samples, None, grey, dtype), quantise(exact, None, grey, dtype))
 
 
 @law
@@ -96,25 +93,25 @@ def test_samples_are_the_rounded_pixels(
     data=st.data(),
 )
 def test_enlarged_rows_are_those_of_the_whole(height: int, width: int, channels: int, data: st.DataObject) -> None:
-    pixels = torch.rand(1, channels, height, width, generator=torch.Generator().manual_seed(height))
+    pixels = uniform(1, channels, height, width, seed=height)
     top = data.draw(st.integers(0, 4 * height - 1))
     bottom = data.draw(st.integers(top + 1, 4 * height))
     whole = resize_bicubic(pixels, Size(4 * height, 4 * width))
-    torch.testing.assert_close(enlarge_rows(pixels, 4, top, bottom), whole[..., top:bottom, :], atol=1e-6, rtol=0)
+    assert_close(enlarge_rows(pixels, 4, top, bottom), whole[..., top:bottom, :], atol=1e-6, rtol=0)
 
 
 @law
 @given(height=st.integers(1, 90), width=st.integers(1, 90), halo=st.integers(0, 9), area=st.integers(400, 3000))
 def test_tiles_cover_once_and_stay_small(height: int, width: int, halo: int, area: int) -> None:
     size = Size(height, width)
-    covered = torch.zeros(height, width)
+    covered = np.zeros((height, width))
     tiles = plan_tiles(size, halo, area)
     for tile in tiles:
-        tile.of(covered).add_(1)
+        tile.of(covered)[:] += 1
         wide = tile.widened(halo, size)
         assert wide.area <= area
         assert tile.within(wide).of(wide.of(covered)).shape == tile.of(covered).shape
-    assert torch.equal(covered, torch.ones(height, width))
+    assert (covered == 1).all()
     if height * width <= area:
         assert len(tiles) == 1
 
@@ -125,16 +122,17 @@ KILLED = """
 import os, signal, sys
 from patchscaler.models import light
 light.choose()
-from patchscaler.inference import bands, crew, restoring, shelf
-restoring.RESTORE_AREA, crew.SET_SIZE, bands.BAND_AREA = 700, 3, 200
-left, note = int(sys.argv.pop(1)), shelf.Shelf.note
+from patchscaler.engines import torch as engine
+from patchscaler.stages import executor, render, spill
+engine.RESTORE_AREA, executor.SET_SIZE, render.BAND_AREA = 700, 3, 200
+left, note = int(sys.argv.pop(1)), spill.Spill.note
 def note_and_die(self, **notes):
     global left
     note(self, **notes)
     left -= 1
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
-shelf.Shelf.note = note_and_die
+spill.Spill.note = note_and_die
 from patchscaler.cli.main import main
 main()
 """
@@ -182,25 +180,22 @@ def test_a_killed_run_goes_on(
 
 def test_what_is_done_is_not_done_again(tiny_pipeline: PatchScalerPipeline, tmp_path: Path) -> None:
     picture = picture_of(45, 61)
-    first, _ = enlarged(tiny_pipeline, picture, Shelf(tmp_path))
-    seen = []
-    size = Size(180, 244)
-    canvas = FloatCanvas(size, torch.device("cpu"), False)
-    shelf = Shelf(tmp_path)
-    shelf.note(finished=0)  # as if killed before the first band
-    members = crew.Crew(tiny_pipeline.parts)
-    way.enlarge(picture, members, SETTINGS, canvas, Report("cpu", "", 0), shelf=shelf, notify=seen.append)
-    assert torch.equal(canvas.pixels, first.pixels)
+    first, _ = enlarged(tiny_pipeline, picture, spill=Spill(tmp_path))
+    seen: list[Progress] = []
+    spill = Spill(tmp_path)
+    spill.note(finished=0)  # as if killed before the first band
+    again, _ = enlarged(tiny_pipeline, picture, spill=spill, notify=seen.append)
+    assert np.array_equal(again, first)
     assert not [progress for progress in seen if progress.stage in ("prompt", "sample")]
 
 
 @pytest.mark.parametrize(
     "change", [{"seed": 1}, {"steps": (0, 1, 3)}, {"gammas": (0.9, 0.5)}, {"taus": (300, 700, 1000)}]
 )
-def test_other_settings_are_other_work(tiny_pipeline: PatchScalerPipeline, change: dict[str, Any]) -> None:
-    picture, parts = picture_of(5, 6), tiny_pipeline.parts
-    name = fingerprint(picture, Settings(), parts)
-    assert name == fingerprint(picture, Settings(), parts)
-    assert name != fingerprint(picture, Settings(**change), parts)
-    assert name != fingerprint(picture_of(5, 7), Settings(), parts)
-    assert name != fingerprint(picture_of(5, 6, with_alpha=True), Settings(), parts)
+def test_other_options_are_other_work(tiny_pipeline: PatchScalerPipeline, change: dict[str, Any]) -> None:
+    picture, engine = picture_of(5, 6), TorchEngine(tiny_pipeline.parts)
+    name = fingerprint(picture, Options(), engine)
+    assert name == fingerprint(picture, Options(), engine)
+    assert name != fingerprint(picture, Options(**change), engine)
+    assert name != fingerprint(picture_of(5, 7), Options(), engine)
+    assert name != fingerprint(picture_of(5, 6, with_alpha=True), Options(), engine)

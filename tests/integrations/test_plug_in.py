@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,12 +12,12 @@ from conftest import Call
 from test_experiments import needs_alex
 
 import patchscaler.cli.experiment
-from patchscaler.coarse import restore
 from patchscaler.measure.experiments import plug_in
 from patchscaler.measure.experiments.catalogue import CATALOGUE, PLUG_IN
 from patchscaler.measure.experiments.measuring import Measured
 from patchscaler.measure.experiments.record import RESULTS
 from patchscaler.measure.experiments.setting import Setting
+from patchscaler.integrations.frame import Coarse
 
 
 @pytest.fixture
@@ -36,14 +37,14 @@ def test_plug_in_counts_what_the_network_is_asked(
         pipe.unet.register_forward_pre_hook(lambda module, given: rows.append(len(given[0])))
         return pipe, adapter
 
-    def falling(*arguments: Any, **options: Any) -> Any:
-        coarse = restore(*arguments, **options)
+    def falling(*arguments: Any) -> Any:
+        coarse = Coarse.of(*arguments)
         # The columns of tiles are 4 cells wide and begin at cells 0, 3 and 4.
         row = torch.tensor([1.0, 1.0, 1.0, 1.0, 0.8, 0.8, 0.8, 0.0])
         return coarse._replace(confidence=row.expand_as(coarse.confidence).contiguous())
 
     monkeypatch.setattr(plug_in, "load_backbone", counted)
-    monkeypatch.setattr(plug_in, "restore", falling)
+    monkeypatch.setattr(plug_in, "Coarse", SimpleNamespace(of=falling))
     named = ("--backbone", tiny_backbone, "--backbone-style", "ldm", "--device", "cpu", "--dtype", "float32")
     common = ("--model", setting.model, "--pictures", "2", "--side", "64", "--metrics", "psnr_y", "-o", tmp_path / "r")
     answer = call("experiment", PLUG_IN, "--data", setting.data, *common, *named)

@@ -4,14 +4,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from patchscaler import PatchScalerPipeline
-from patchscaler.diffusion.schedule import alphas_from, make_scheduler
-from patchscaler.inference import parts
-from patchscaler.inference.parts import default_dtype, load_parts
+from patchscaler.models import model as model_module
+from patchscaler.models.model import default_dtype, load_model
+from patchscaler.pgs.schedule import alphas_from, make_scheduler
 
 COMMAND = """
 import sys
@@ -39,26 +40,26 @@ def test_the_command_needs_no_diffusers(tiny_model: Path, photo: Image.Image, tm
 
 
 def test_parts_are_the_pipelines(tiny_model: Path, tiny_pipeline: PatchScalerPipeline) -> None:
-    parts = load_parts(tiny_model, torch.float32)
+    parts = load_model(tiny_model, torch.float32)
     for name in ("autoencoder", "restorer", "patch_dit", "texture_classifier", "texture_encoder", "texture_memory"):
         wanted, found = getattr(tiny_pipeline, name).state_dict(), getattr(parts, name).state_dict()
         assert wanted.keys() == found.keys()
         assert all(torch.equal(wanted[key], found[key]) for key in wanted)
         assert not getattr(parts, name).training
     assert parts.overlap == tiny_pipeline.config["overlap"]
-    assert torch.equal(parts.alphas, tiny_pipeline.scheduler.alphas_cumprod)
+    np.testing.assert_allclose(parts.alphas, tiny_pipeline.scheduler.alphas_cumprod, rtol=2e-6)
 
 
 def test_the_schedule_is_the_schedulers() -> None:
     scheduler = make_scheduler()
-    assert torch.equal(alphas_from(scheduler.config), scheduler.alphas_cumprod)
+    np.testing.assert_allclose(alphas_from(scheduler.config), scheduler.alphas_cumprod, rtol=2e-6)
     other = type(scheduler)(beta_schedule="linear", num_train_timesteps=50)
-    assert torch.equal(alphas_from(other.config), other.alphas_cumprod)
+    assert np.array_equal(alphas_from(other.config), other.alphas_cumprod)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_every_tensor_has_the_asked_precision(tiny_model: Path, dtype: torch.dtype) -> None:
-    parts = load_parts(tiny_model, dtype)
+    parts = load_model(tiny_model, dtype)
     for part in (parts.restorer, parts.patch_dit, parts.texture_memory):
         assert all(t.dtype == dtype for t in part.state_dict().values() if t.is_floating_point())
 
@@ -77,6 +78,6 @@ def test_bfloat16_is_chosen_where_it_is_the_faster(
 ) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
-    monkeypatch.setattr(parts, "processor_name", lambda: processor)
-    monkeypatch.setattr(parts, "fast_bfloat16", parts.fast_bfloat16.__wrapped__)
-    assert parts.default_dtype("cpu") is (torch.bfloat16 if fast else torch.float32)
+    monkeypatch.setattr(model_module, "processor_name", lambda: processor)
+    monkeypatch.setattr(model_module, "fast_bfloat16", model_module.fast_bfloat16.__wrapped__)
+    assert model_module.default_dtype("cpu") is (torch.bfloat16 if fast else torch.float32)

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
@@ -11,19 +12,18 @@ from torch import nn
 
 from patchscaler.errors import ConfigError
 from patchscaler.imaging.geometry import Size
-from patchscaler.imaging.tiles import Tile
+from patchscaler.imaging.tiles import plan_tiles
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.latents import (
     KL_REACH,
     decode_latents,
     decode_reach,
-    decode_tiled,
-    decode_tiles,
     encode_pixels,
     latent_channels,
 )
 from patchscaler.models.restorer import restoration_loss
 from patchscaler.presets import PAPER, TINY, Networks, Preset, build_networks
+from patchscaler.stages.render import decode_tiled
 
 DOC = Path(__file__).parents[2] / "docs" / "paper-preset.md"
 
@@ -132,18 +132,25 @@ def test_the_dct_autoencoder_speaks_for_itself(dct: DctAutoencoder) -> None:
     assert decode_reach(dct) == dct.reach
 
 
+def decoded_in_tiles(
+    dct: DctAutoencoder, latents: torch.Tensor, area: int, rows: tuple[int, int] | None = None, **more: Any
+) -> torch.Tensor:
+    size = Size(latents.shape[2] if rows is None else rows[1] - rows[0], latents.shape[3])
+    tiles = plan_tiles(size, dct.reach, area)
+    pixels = decode_tiled(
+        lambda part: dct.decode(torch.from_numpy(part)).numpy(), latents.numpy(), dct.reach, tiles, rows, **more
+    )
+    return torch.from_numpy(pixels)
+
+
 @pytest.mark.parametrize(
     ("size", "area"), [((1, 1), 64), ((5, 7), 2000), ((8, 8), 2000), ((9, 40), 600), ((23, 17), 500), ((3, 4), 1)]
 )
-def test_tiled_decode_is_the_whole_decode(
-    dct: DctAutoencoder, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], area: int
-) -> None:
-    monkeypatch.setattr("patchscaler.models.latents.DCT_AREA", area)
+def test_tiled_decode_is_the_whole_decode(dct: DctAutoencoder, size: tuple[int, int], area: int) -> None:
     latents = noise(2, 8, *size)
     calls: list[None] = []
-    tiled = decode_tiled(dct, latents, on_tile=lambda: calls.append(None))
-    assert len(calls) == len(decode_tiles(dct, Size(*size)))
-    assert tiled.dtype == torch.float32
+    tiled = decoded_in_tiles(dct, latents, area, on_tile=lambda: calls.append(None))
+    assert len(calls) == len(plan_tiles(Size(*size), dct.reach, area))
     torch.testing.assert_close(tiled, dct.decode(latents), atol=1e-5, rtol=1e-4)
 
 
@@ -151,7 +158,7 @@ def test_rows_are_decoded_with_those_around_them(dct: DctAutoencoder) -> None:
     latents = noise(1, 8, 3 * dct.reach, 20)
     whole = dct.decode(latents)
     for rows in ((0, 5), (dct.reach, dct.reach + 2), (3 * dct.reach - 1, 3 * dct.reach)):
-        found = decode_tiled(dct, latents, rows=rows)
+        found = decoded_in_tiles(dct, latents, 2**16, rows)
         torch.testing.assert_close(found, whole[:, :, 8 * rows[0] : 8 * rows[1]], atol=1e-5, rtol=1e-4)
 
 
@@ -159,22 +166,22 @@ def test_no_tile_is_larger_than_allowed(dct: DctAutoencoder, monkeypatch: pytest
     areas: list[int] = []
     decode = dct.decode
     monkeypatch.setattr(dct, "decode", lambda latents: areas.append(latents[0, 0].numel()) or decode(latents))
-    monkeypatch.setattr("patchscaler.models.latents.DCT_AREA", 800)
-    decode_tiled(dct, noise(1, 8, 70, 33))
+    decoded_in_tiles(dct, noise(1, 8, 70, 33), 800)
     assert len(areas) > 1
     assert max(areas) <= 800
 
 
-def test_tiled_decode_of_the_kl_autoencoder_has_the_right_shape(paper: Networks) -> None:
-    latents = noise(1, 4, 9, 5)
-    halves = [Tile(0, 4, 0, 5), Tile(4, 9, 0, 5)]
-    assert decode_tiled(paper.autoencoder, latents, tiles=halves).shape == (1, 3, 72, 40)
-    torch.testing.assert_close(decode_tiled(paper.autoencoder, latents), decode_latents(paper.autoencoder, latents))
+def test_small_pictures_are_drawn_of_the_low_frequencies(dct: DctAutoencoder) -> None:
+    latents = noise(1, 8, 5, 7)
+    whole = dct.inverse_dct(latents)
+    np.testing.assert_allclose(dct.dct.inverse(latents.numpy(), 8), whole, atol=1e-5)
+    means = torch.nn.functional.avg_pool2d(whole, 8)
+    np.testing.assert_allclose(dct.dct.inverse(latents.numpy(), 1), means, atol=1e-5)
 
 
 def test_wrong_input_is_named(paper: Networks, dct: DctAutoencoder) -> None:
     with pytest.raises(ValueError, match="empty"):
-        decode_tiled(dct, torch.zeros(1, 8, 0, 4))
+        decode_tiled(lambda part: part, np.zeros((1, 8, 0, 4), np.float32), 1, [])
     with pytest.raises(ValueError, match="multiples of 8"):
         encode_pixels(paper.autoencoder, torch.zeros(1, 3, 8, 9))
     for function in (latent_channels, decode_reach):

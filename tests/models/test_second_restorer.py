@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,13 +17,13 @@ from torch import Tensor
 from patchscaler import DctAutoencoder, PatchScalerPipeline
 from patchscaler.errors import ConfigError, WeightsError
 from patchscaler.imaging.geometry import Size
-from patchscaler.inference import restoring
-from patchscaler.inference.restoring import second_tiles
-from patchscaler.inference.settings import Settings
 from patchscaler.models.fusion import Fusion
 from patchscaler.models.restorer import Restoration
 from patchscaler.models.rrdb import SecondOpinion
 from patchscaler.onnx.arrays import spans
+from patchscaler.options import Options
+from patchscaler.stages import restore
+from patchscaler.stages.restore import second_tiles
 from patchscaler.training.published import read_rrdb, restorer_from_rrdb
 
 law = settings(deadline=None, max_examples=25)
@@ -116,22 +117,29 @@ def test_the_fused_latents_lie_between_the_two_before_training() -> None:
 @given(gain=st.floats(-0.1, 0.1), denoise=st.floats(0, 1))
 def test_the_gate_opens_with_the_gain_and_with_denoise(gain: float, denoise: float) -> None:
     fusion = Fusion(4, first_width=4, second_width=4, width=8, blocks=1, gate_limit=0.02, gate_share=0.25)
-    share, lean = fusion.share(torch.full((1, 1, 9, 9), gain), denoise)
+    share, lean = fusion.gate.decide(np.full((1, 1, 9, 9), gain, np.float32), denoise)
     asked = min(max(gain / 0.02 - 0.5, 0), 1) >= 0.25
     assert share == pytest.approx(min(max(asked + 2 * denoise - 1, 0), 1))
     assert lean == pytest.approx(4 * denoise - 2)
+
+
+def test_what_the_gate_counts_is_what_its_training_sees() -> None:
+    fusion = Fusion(4, first_width=4, second_width=4, width=8, blocks=1, gate_reach=2)
+    gain = torch.randn(2, 1, 7, 5, generator=torch.Generator().manual_seed(0))
+    found = fusion.gate.neighbourhood(gain.numpy())
+    np.testing.assert_allclose(found, fusion.neighbourhood(gain), atol=1e-6)
 
 
 @law
 @given(height=st.integers(1, 500), width=st.integers(1, 500))
 def test_its_tiles_cover_once_and_are_those_of_the_exported_model(height: int, width: int) -> None:
     tiles = second_tiles(Size(height, width))
-    covered = torch.zeros(height, width)
+    covered = np.zeros((height, width))
     for part in tiles:
-        part.of(covered).add_(1)
-        assert max(part.bottom - part.top, part.right - part.left) <= restoring.SECOND_TILE
-    assert torch.equal(covered, torch.ones(height, width))
-    twin = product(*(spans(side, restoring.SECOND_TILE) for side in (height, width)))
+        part.of(covered)[:] += 1
+        assert max(part.bottom - part.top, part.right - part.left) <= restore.SECOND_TILE
+    assert (covered == 1).all()
+    twin = product(*(spans(side, restore.SECOND_TILE) for side in (height, width)))
     assert [(r.start, r.stop, c.start, c.stop) for r, c in twin] == [tuple(part) for part in tiles]
 
 
@@ -160,7 +168,7 @@ def test_tiles_of_the_second_restorer_leave_no_seams(
     tiny_pipeline: PatchScalerPipeline, photo: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = tiny_pipeline(photo, steps=(0, 0, 0), denoise=1.0, output_type="pt").images
-    monkeypatch.setattr(restoring, "SECOND_TILE", 9)
+    monkeypatch.setattr(restore, "SECOND_TILE", 9)
     tiled = tiny_pipeline(photo, steps=(0, 0, 0), denoise=1.0, output_type="pt").images
     torch.testing.assert_close(tiled, whole, atol=1e-4, rtol=0)  # this small network sees no further than the halo
 
@@ -184,4 +192,4 @@ def test_a_model_has_both_second_parts_or_none(tiny_pipeline: PatchScalerPipelin
 
 def test_settings_refuse_another_range() -> None:
     with pytest.raises(ConfigError, match="denoise"):
-        replace(Settings(), denoise=2.0)
+        replace(Options(), denoise=2.0)

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from test_pgs import DENOISER
 from torch import Tensor
 
-from patchscaler.diffusion.noise import place_noise
-from patchscaler.diffusion.schedule import make_scheduler
 from patchscaler.errors import ConfigError
 from patchscaler.pgs import GroupConfig, Size, Tile, pool_confidence, refine
+from patchscaler.pgs.noise import place_noise
+from patchscaler.pgs.schedule import make_scheduler
 
 SCHEDULER = make_scheduler()
 FOUR = GroupConfig(gammas=(0.8, 0.6, 0.4), taus=(100, 300, 600, 1000), steps=(0, 2, 4, 7))
@@ -98,7 +98,7 @@ def test_schedulers_that_draw_noise_draw_it_from_the_generator() -> None:
 def test_the_noise_is_that_of_the_place_and_the_seed() -> None:
     arguments = (torch.zeros(1, 1, 2, 2), denoise, SCHEDULER, FOUR)
     drawn = refine(coarse_of(12, 12), *arguments, patch=8, overlap=2, seed=4)
-    field = place_noise(4, 3, 0, 0, 12, 12)
+    field = torch.from_numpy(place_noise(4, 3, 0, 0, 12, 12))
     assert torch.equal(drawn.latents, refine(coarse_of(12, 12), *arguments, patch=8, overlap=2, noise=field).latents)
     other = refine(coarse_of(12, 12), *arguments, patch=8, overlap=2, seed=5)
     assert not torch.allclose(drawn.latents, other.latents, atol=1e-3)

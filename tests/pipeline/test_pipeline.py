@@ -12,13 +12,13 @@ from PIL import Image
 from torch import Tensor
 
 from patchscaler import PatchScalerPipeline
-from patchscaler.diffusion.noise import place_noise
 from patchscaler.errors import ConfigError
 from patchscaler.imaging.colour import wavelet_colour_fix
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.resize import resize_bicubic
-from patchscaler.inference.settings import PAPER_STEPS
 from patchscaler.models.latents import decode_latents
+from patchscaler.options import PAPER_STEPS
+from patchscaler.pgs.noise import place_noise
 from patchscaler.report import Progress
 
 law = settings(deadline=None, max_examples=15)
@@ -96,7 +96,7 @@ def test_chunks_of_patches_change_nothing(
     tiny_pipeline: PatchScalerPipeline, photo: Image.Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, seen = tiny_pipeline(photo, gammas=MIXED, steps=FEW, output_type="pt"), []
-    monkeypatch.setattr("patchscaler.inference.crew.SET_SIZE", 4)
+    monkeypatch.setattr("patchscaler.stages.executor.SET_SIZE", 4)
     parts = tiny_pipeline(photo, gammas=MIXED, steps=FEW, output_type="pt", on_progress=seen.append)
     assert_close(parts.images, whole.images)
     assert [p.done for p in seen if p.stage == "prompt"] == [4, 6]
@@ -119,7 +119,8 @@ def finish(pipeline: PatchScalerPipeline, latents: Tensor, pixels: Tensor) -> Te
     """Latents -> result: decoded in one piece, with the colours of the input."""
     size = Size(4 * pixels.shape[2], 4 * pixels.shape[3])
     decoded = decode_latents(pipeline.autoencoder, latents)[..., : size.height, : size.width]
-    return wavelet_colour_fix(decoded, resize_bicubic(pixels, size)).clamp(0, 1)
+    fixed = wavelet_colour_fix(decoded.numpy(), resize_bicubic(pixels.numpy(), size))
+    return torch.from_numpy(fixed).clamp(0, 1)
 
 
 def origins(length: int) -> list[int]:
@@ -134,7 +135,7 @@ def plain_sampling(
     """Every patch on its own through the last of `grid_steps` steps of diffusers' loop, then blended by loops."""
     coarse, log_error = pipeline.restore(pixels)
     height, width = coarse.shape[2:]
-    noise = place_noise(seed, coarse.shape[1], 0, 0, height, width)
+    noise = torch.from_numpy(place_noise(seed, coarse.shape[1], 0, 0, height, width))
     scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     scheduler.set_timesteps(grid_steps)
     ramp = torch.sin(torch.pi / 2 * (torch.arange(4) + 0.5) / 4) ** 2
@@ -259,7 +260,8 @@ def test_a_box_and_its_group_belong_together(tiny_pipeline: PatchScalerPipeline,
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"scale": 3}, "scale 3"),
+        ({"scale": 9}, "scale 9"),
+        ({"scale": 3, "output_type": "latent"}, "of pictures x4"),
         ({"output_type": "jpeg"}, "output_type"),
         ({"steps": (3, 2, 1)}, "steps"),
         ({"steps": (1, 2)}, "2 steps"),

@@ -17,7 +17,7 @@ from PIL import Image
 
 from patchscaler import PatchScalerPipeline
 from patchscaler.errors import ConfigError, WeightsError
-from patchscaler.inference.parts import load_parts
+from patchscaler.models.model import load_model
 from patchscaler.storage import BUNDLED, WEIGHTS_FILE, weight_files
 
 PARTS = ("autoencoder", "restorer", "patch_dit", "texture_classifier", "texture_encoder", "texture_memory")
@@ -43,7 +43,7 @@ def test_variants_and_shards_load_again(options: dict[str, Any], tiny_pipeline: 
     assert_same(PatchScalerPipeline.from_pretrained(tmp_path, variant=variant), tiny_pipeline)
     if not variant:
         assert len(weight_files(tmp_path / "patch_dit")) > 1
-        assert_same(load_parts(tmp_path, torch.float32), tiny_pipeline)  # the command line's way
+        assert_same(load_model(tmp_path, torch.float32), tiny_pipeline)  # the command line's way
 
 
 def test_shards_with_a_variant_load_again(tiny_pipeline: Any, tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_a_precision_for_each_part(tiny_model: Path, photo: Image.Image) -> None
 
 
 def test_the_fastest_precision(tiny_model: Path) -> None:
-    from patchscaler.inference.parts import default_dtype
+    from patchscaler.models.model import default_dtype
 
     assert PatchScalerPipeline.from_pretrained(tiny_model, dtype="auto").dtype == default_dtype("cpu")
 
@@ -153,9 +153,11 @@ class Hub:
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder, self.readme = folder, False
-        monkeypatch.setattr("patchscaler.saving.create_repo", self.create)
-        monkeypatch.setattr("patchscaler.saving.file_exists", lambda *names, **options: self.readme)
-        monkeypatch.setattr("patchscaler.saving.upload_folder", self.upload)
+        monkeypatch.setattr("patchscaler.integrations.diffusers.saving.create_repo", self.create)
+        monkeypatch.setattr(
+            "patchscaler.integrations.diffusers.saving.file_exists", lambda *names, **options: self.readme
+        )
+        monkeypatch.setattr("patchscaler.integrations.diffusers.saving.upload_folder", self.upload)
 
     def create(self, name: str, **options: Any) -> Any:
         return type("Repository", (), {"repo_id": name if "/" in name else f"me/{name}"})

@@ -12,17 +12,9 @@ from PIL import Image
 
 from patchscaler import PatchScalerPipeline
 from patchscaler.errors import ConfigError
-from patchscaler.inference.budget import Speed, sampling_seconds, steps_within
-from patchscaler.inference.parts import default_dtype
-from patchscaler.inference.settings import (
-    DEFAULT_QUALITY,
-    LADDER,
-    QUALITIES,
-    TAUS,
-    Settings,
-    choose_denoise,
-    choose_steps,
-)
+from patchscaler.models.model import default_dtype
+from patchscaler.options import DEFAULT_QUALITY, LADDER, QUALITIES, TAUS, Options
+from patchscaler.stages.budget import Speed, sampling_seconds, steps_within
 
 counts = st.lists(st.integers(0, 400), min_size=3, max_size=3)
 seconds = st.floats(0, 1000)
@@ -33,20 +25,20 @@ def test_presets_rise() -> None:
     fast, balanced, best = (QUALITIES[name] for name in ("fast", "balanced", "best"))
     assert all(a <= b <= c for a, b, c in zip(fast, balanced, best, strict=True))
     assert best == LADDER[-1]  # no budget asks for more
-    assert choose_steps(None, None, None) == QUALITIES[DEFAULT_QUALITY]
+    assert Options().groups.steps == QUALITIES[DEFAULT_QUALITY]
 
 
 def test_every_rung_is_a_setting_and_none_is_cheaper_than_the_one_before() -> None:
     for lower, higher in pairwise(LADDER):
         assert all(a <= b for a, b in zip(lower, higher, strict=True))
         assert lower != higher
-        Settings(steps=higher)
+        Options(steps=higher)
 
 
 @pytest.mark.parametrize("name", QUALITIES)
 def test_a_preset_is_its_steps(tiny_pipeline: PatchScalerPipeline, photo: Image.Image, name: str) -> None:
     by_name = tiny_pipeline(photo, quality=name, output_type="pt")
-    denoise = choose_denoise(name, None)
+    denoise = Options(quality=name).denoise_level
     by_steps = tiny_pipeline(photo, steps=QUALITIES[name], denoise=denoise, output_type="pt")
     assert torch.equal(by_name.images, by_steps.images)
     assert (denoise == 0) is (name == "fast")
@@ -64,17 +56,17 @@ def test_a_preset_is_its_steps(tiny_pipeline: PatchScalerPipeline, photo: Image.
 )
 def test_one_way_to_choose_the_steps(ways: tuple, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        choose_steps(*ways)
+        Options(**dict(zip(("quality", "steps", "budget"), ways, strict=True)))
 
 
 @pytest.mark.parametrize("budget", [0.0, -1.0, float("nan")])
 def test_impossible_budgets(budget: float) -> None:
     with pytest.raises(ConfigError, match="budget"):
-        Settings(budget=budget)
+        Options(budget=budget)
 
 
 def test_a_preset_never_exceeds_its_start_times() -> None:
-    assert choose_steps("best", None, None, (1, 3, 5)) == (0, 3, 5)
+    assert Options(quality="best", taus=(1, 3, 5)).groups.steps == (0, 3, 5)
 
 
 @given(seconds=seconds, counts=counts, speed=speeds)
@@ -87,8 +79,8 @@ def test_a_budget_is_kept_and_used(seconds: float, counts: list[int], speed: Spe
 
 
 @given(seconds=seconds, counts=counts, speed=speeds)
-def test_two_hands_do_no_less(seconds: float, counts: list[int], speed: Speed) -> None:
-    assert steps_within(seconds, counts, speed, TAUS, hands=2) >= steps_within(seconds, counts, speed, TAUS)
+def test_two_workers_do_no_less(seconds: float, counts: list[int], speed: Speed) -> None:
+    assert steps_within(seconds, counts, speed, TAUS, workers=2) >= steps_within(seconds, counts, speed, TAUS)
 
 
 def test_budgets_of_a_real_run(tiny_pipeline: PatchScalerPipeline, photo: Image.Image) -> None:

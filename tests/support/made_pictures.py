@@ -1,10 +1,10 @@
 """Pictures made of random samples, for tests of files."""
 
 import numpy as np
-import torch
 from hypothesis import HealthCheck, settings
 from PIL import Image, ImageCms
 
+from arrays import assert_close
 from patchscaler.imaging.files import Picture
 
 quick = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -17,15 +17,15 @@ def samples_of(height: int, width: int, channels: int, dtype=np.uint8, seed: int
     return np.random.default_rng(seed).integers(0, top, (height, width, channels), dtype=dtype, endpoint=True)
 
 
-def planes(samples: np.ndarray) -> torch.Tensor:
+def planes(samples: np.ndarray) -> np.ndarray:
     """(H,W,C) integers -> (1,C,H,W) in [0, 1]."""
-    return torch.from_numpy((samples / np.iinfo(samples.dtype).max).astype(np.float32).transpose(2, 0, 1))[None]
+    return np.ascontiguousarray((samples / np.iinfo(samples.dtype).max).astype(np.float32).transpose(2, 0, 1))[None]
 
 
 def picture_of(samples: np.ndarray, **facts) -> Picture:
-    tensor, channels = planes(samples), samples.shape[2]
-    alpha = tensor[:, -1:] if channels in (2, 4) else None
-    colours = tensor[:, :1].expand(-1, 3, -1, -1) if channels < 3 else tensor[:, :3]
+    values, channels = planes(samples), samples.shape[2]
+    alpha = values[:, -1:] if channels in (2, 4) else None
+    colours = np.repeat(values[:, :1], 3, axis=1) if channels < 3 else values[:, :3]
     return Picture(colours, alpha, bits=8 * samples.itemsize, grey=channels < 3, **facts)
 
 
@@ -40,9 +40,9 @@ def exif_with(orientation: int | None = None) -> Image.Exif:
 
 
 def assert_same(read: Picture, expected: Picture, tolerance: float = 1e-6) -> None:
-    torch.testing.assert_close(read.pixels, expected.pixels, atol=tolerance, rtol=0)
+    assert_close(read.pixels, expected.pixels, atol=tolerance, rtol=0)
     assert (read.alpha is None) == (expected.alpha is None)
     if read.alpha is not None:
-        torch.testing.assert_close(read.alpha, expected.alpha, atol=tolerance, rtol=0)
+        assert_close(read.alpha, expected.alpha, atol=tolerance, rtol=0)
     assert (read.bits, read.grey) == (expected.bits, expected.grey)
-    assert read.pixels.is_contiguous()
+    assert read.pixels.flags.c_contiguous

@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from patchscaler.assembly import assemble
 from patchscaler.cli.train import Part, types_of
 from patchscaler.data.pictures import PicturePool, PictureSet
 from patchscaler.errors import ConfigError, DataError
+from patchscaler.integrations.diffusers.assembly import assemble
+from patchscaler.integrations.diffusers.pipeline import PatchScalerPipeline
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.restorer import ConvRestorer
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier
-from patchscaler.pipeline import PatchScalerPipeline
 from patchscaler.presets import PAPER, build_networks
 from patchscaler.storage import WEIGHTS_FILE
 from patchscaler.training import estimate

@@ -1,21 +1,13 @@
 """`patchscaler upscale --backbone`: pictures made by a diffusers pipeline with PGS over it."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from patchscaler.errors import ConfigError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from patchscaler.imaging.geometry import Size
-    from patchscaler.imaging.picture import Picture
-    from patchscaler.inference.crew import Crew
-    from patchscaler.inference.settings import Settings
-    from patchscaler.making import Made, Order, Pass
-    from patchscaler.report import Progress, ProgressCallback, Report
+    from patchscaler.engines.protocol import Engine
+    from patchscaler.upscaler import Upscaler
 
 
 @dataclass(frozen=True)
@@ -41,88 +33,17 @@ class Backbone:
 
     def steps(self, quality: str | None, steps: str | None) -> str | None:
         """--steps, or the paper's where a backbone is named and nothing chooses: few steps need training for them."""
-        from patchscaler.inference.settings import PAPER_STEPS
+        from patchscaler.options import PAPER_STEPS
 
         return ",".join(map(str, PAPER_STEPS)) if self.name is not None and not quality and not steps else steps
 
-    def load(self, device: str) -> "Maker | None":
-        """What makes pictures with the pipeline, loaded; None without a backbone. Raises WeightsError, ConfigError."""
-        if self.name is None:
-            return None
-        from patchscaler.inference.parts import default_dtype
+    def upscaler(self, engine: "Engine") -> "Upscaler":
+        """With the pipeline, loaded. Raises WeightsError, ConfigError."""
+        import torch
+
+        from patchscaler.integrations.backbone import BackboneUpscaler
         from patchscaler.integrations.hub import load_backbone
 
-        pipe, adapter = load_backbone(self.name, device, default_dtype(device), self.style, self.prompt)
-        return Maker(self.name, pipe, adapter)
-
-
-class Restored(NamedTuple):
-    """A pass of the restorer alone, for transparency."""
-
-    images: "Tensor"
-    report: "Report"
-
-
-@dataclass(frozen=True)
-class Maker:
-    """Makes one picture with a pipeline; called as `making.make` is."""
-
-    name: str
-    pipe: Any
-    adapter: Callable[..., Any]
-
-    def __call__(
-        self,
-        crew: "Crew",
-        picture: "Picture",
-        result: Path,
-        size: "Size",
-        order: "Order",
-        *,
-        started: float,
-        notify: "ProgressCallback",
-    ) -> "Made":
-        from patchscaler.making import Made
-        from patchscaler.sizes import enlarge_by
-
-        def four_times(part: "Picture", notify: "ProgressCallback | None", restore_only: bool) -> Any:
-            return self._four_times(crew, order.settings, part, notify or (lambda progress: None), restore_only)
-
-        model = f"{Path(order.model).name} with {Path(self.name).name}"
-        enlarged = enlarge_by(four_times, picture, size, model=model, on_progress=notify, wrap=order.wrap)
-        passes: list[Any] = enlarged.outputs
-        with passes[-1].report.stage("write"):
-            enlarged.save(result, **order.saving)
-        return Made(passes, lambda: None)
-
-    def _four_times(
-        self, crew: "Crew", settings: "Settings", part: "Picture", notify: "ProgressCallback", restore_only: bool
-    ) -> "Pass | Restored":
-        from patchscaler.coarse import restore
-        from patchscaler.diffusion.pgs import count_steps
-        from patchscaler.integrations.frame import Sampling
-        from patchscaler.making import Pass
-        from patchscaler.report import Progress, Report
-
-        def show(progress: "Progress") -> None:
-            if progress.stage == "restore":
-                notify(progress)
-
-        dtype = str(self.pipe.dtype).removeprefix("torch.")
-        report = Report(str(crew.parts.device), dtype, settings.seed)
-        coarse = restore(part, crew.parts, report=report, notify=show)
-        if restore_only:
-            return Restored(coarse.pixels, report)
-        sampling = Sampling(
-            groups=settings.groups,
-            batch_latents=settings.batch_size * crew.parts.patch**2,
-            seed=settings.seed,
-            on_step=lambda done, total: notify(Progress("sample", done, total)),
-        )
-        with report.stage("sample"):
-            made = self.adapter(self.pipe, coarse, sampling)
-        report.patches = count_steps(made.groups.flatten(), settings.groups)
-        report.patches.pop("patch_steps")
-        report.patch_steps = int(made.evaluations.sum())
-        report.steps = dict(zip(settings.groups.names, settings.steps, strict=True))
-        return Pass(made.pixels, report, made.groups, made.patch_boxes)
+        assert self.name is not None
+        pipe, adapter = load_backbone(self.name, engine.device, getattr(torch, engine.dtype), self.style, self.prompt)
+        return BackboneUpscaler(engine, self.name, pipe, adapter)

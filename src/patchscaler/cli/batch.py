@@ -9,9 +9,9 @@ from typing import Annotated, Any
 import typer
 
 from patchscaler.cli.folders import FORMAT_SUFFIXES, FileFormat, size_label
-from patchscaler.cli.upscale import available_devices, parse_settings
+from patchscaler.cli.upscale import parse_options
+from patchscaler.engines.devices import available_devices
 from patchscaler.errors import ConfigError
-from patchscaler.making import Order
 
 
 def batch(
@@ -63,12 +63,12 @@ def batch(
     from patchscaler.cluster.enlarger import Work
     from patchscaler.cluster.job import Cluster, run_job, sink_of
     from patchscaler.cluster.sinks import check_kind
-    from patchscaler.sizes import check_wish
+    from patchscaler.stages.sizes import check_size
     from patchscaler.storage import model_folder
 
-    wish: dict[str, Any] = {"scale": scale, "width": None, "height": None, "max_side": max_side}
-    check_wish(**wish)
-    settings = parse_settings(quality, steps, None, None, None, denoise, seed=seed, batch_size=batch_size)
+    size: dict[str, Any] = {"scale": scale, "width": None, "height": None, "max_side": max_side}
+    check_size(**size)
+    options = parse_options(quality, steps, denoise=denoise, seed=seed, batch_size=batch_size, wrap=wrap)
     saving = {"quality": file_quality, "lossless": False, "metadata": metadata}
     if address is not None and actors is None:
         raise ConfigError(f"--address {address}: say how many --actors the cluster shall hold")
@@ -78,7 +78,10 @@ def batch(
     if model_folder(model) == model and os.path.isdir(model):
         model = os.path.abspath(model)  # workers have folders of their own
     work = Work(
-        Order(model, wish, settings, saving, wrap=wrap),
+        model,
+        size,
+        options,
+        saving,
         size_label(scale, None, None, max_side),
         suffix,
         "cuda" if gpus else "cpu",

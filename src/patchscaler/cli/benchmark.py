@@ -42,7 +42,7 @@ def benchmark(
     """
     from rich.console import Console
 
-    from patchscaler.inference.settings import DEFAULT_QUALITY, QUALITIES
+    from patchscaler.options import DEFAULT_QUALITY, QUALITIES
     from patchscaler.measure.speed.processes import Peer
     from patchscaler.measure.speed.settings import parse_size, sweep
     from patchscaler.measure.speed.suite import run

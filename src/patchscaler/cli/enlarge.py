@@ -1,56 +1,28 @@
-"""The work of `patchscaler upscale`: one picture after the other, its files written whole or not at all."""
+"""What `patchscaler upscale` does around each picture: files read, written whole or not at all, and what is said."""
 
 import json
 import os
-import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from patchscaler import __version__
 from patchscaler.cli.existing import check_names
 from patchscaler.cli.folders import Job, Targets, make_folders
-from patchscaler.errors import ImageWriteError, PatchScalerError
-from patchscaler.making import Made, Order, Pass, make, parts_of, reason, seconds_of
+from patchscaler.errors import ImageWriteError, PatchScalerError, reason
 
 if TYPE_CHECKING:
-    from patchscaler.imaging.geometry import Size
     from patchscaler.imaging.picture import Picture
-    from patchscaler.inference.crew import Crew
     from patchscaler.report import Progress, ProgressCallback
-
-# Set by the installed command: the process enlarges pictures and nothing else, so it may import less.
-alone = False
-# From when a picture's budget counts: the program's start, then the end of the picture before.
-started = time.perf_counter()
+    from patchscaler.upscaler import Result
 
 # Share of the time each stage takes by default (docs/speed.md): what the percentage is made of.
 # Where the second restorer is asked, it takes most of the time. A stage that isn't there counts as done with the next.
 STAGE_SHARES = {"restore": 0.14, "second": 0.5, "prompt": 0.06, "sample": 0.18, "decode": 0.1, "colour": 0.02}
-
-
-class Call(NamedTuple):
-    """What one call of the command wants of all its pictures, where its files go, and what makes them (as `make`).
-
-    aside  words go to stderr, because the result goes to stdout
-    """
-
-    targets: Targets
-    order: Order
-    make: Callable[..., Made] = make
-    aside: bool = False
-
-
-def work_off(crew: "Crew", jobs: Sequence[Job], call: Call) -> int:
-    """Do all jobs, and return how many failed."""
-    failed, began = 0, time.monotonic()
-    for number, job in enumerate(jobs):
-        failed += not _done(crew, job, call, place_of(number, len(jobs), time.monotonic() - began))
-    return failed
 
 
 def place_of(number: int, count: int, seconds: float) -> str:
@@ -62,65 +34,61 @@ def place_of(number: int, count: int, seconds: float) -> str:
     return f"{number + 1}/{count}{left}: "
 
 
-def _done(crew: "Crew", job: Job, call: Call, place: str) -> bool:
-    """Do one job and say so; False, and a line on stderr, if it failed. `place`: see `place_of`."""
+@contextmanager
+def complaining(job: Job, failed: list[Job]) -> Iterator[None]:
+    """An error that is the picture's fault becomes a line on stderr, and its job one of `failed`."""
     try:
-        make_folders(job, call.targets)
-        line = _enlarge(crew, job, call, place)
-        typer.echo(line, err=call.aside)
-        return True
+        yield
     except (PatchScalerError, OSError, MemoryError, RuntimeError) as error:
         words = reason(str(job.source), error)
         if words is None:
             raise
         complain(words)
-    return False
+        failed.append(job)
 
 
-def make_crew(model: str, devices: list[str], split: str) -> "Crew":
-    """The model, ready to work. Raises WeightsError."""
-    parts = parts_of(model, devices[0], alone)  # before the crew, so that its networks may be light
-    from patchscaler.inference.crew import Crew
+def read_job(job: Job, targets: Targets, size: dict[str, Any]) -> "Picture":
+    """The picture of a job, once all is checked that can be before the long work; `size` as Upscaler takes it."""
+    from patchscaler.imaging.files import PictureFile, check_format, read_picture
+    from patchscaler.stages.sizes import target_size
 
-    return Crew(parts, devices, split, complain)
-
-
-def _enlarge(crew: "Crew", job: Job, call: Call, place: str) -> str:
-    """Do one job; one line about it."""
-    from patchscaler.imaging.files import PictureFile, check_format, losses, read_picture
-    from patchscaler.sizes import target_size
-
-    global started
+    make_folders(job, targets)
     check_names(job)
     file = PictureFile(job.source.called or str(job.source.path), job.source.path)
     picture = read_picture(file, frame=job.source.frame)
-    size = target_size(picture.size, **call.order.wish)
-    kind = check_format(job.result, size)
-    for path in job.outputs:  # before the long work
+    check_format(job.result, target_size(picture.size, **size))
+    for path in job.outputs:
         if not os.access(path.parent, os.W_OK | os.X_OK) or os.path.isdir(path):
             raise ImageWriteError(f"{path}: cannot be written there; choose another place or create the folder first")
-    with _progress_bar(place + job.source.path.name) as notify:
-        passes, clear = call.make(crew, picture, job.result, size, call.order, started=started, notify=notify)
-        last = passes[-1]
-        if job.qmap:
-            _write_qmap(job.qmap, picture, last)
-        if job.report:
-            names = {"input": str(job.source.path), "output": str(job.result), "model": call.order.model}
-            facts = names | {"version": __version__, "result_size": size, **last.report.as_dict()}
-            if len(passes) > 1:
-                facts["first_pass"] = passes[0].report.as_dict()
-            _write_text(job.report, json.dumps(facts, indent=2) + "\n")
-    clear()
-    started = time.perf_counter()
-    lost = "".join(f"; {loss}" for loss in losses(picture, kind, call.order.saving["metadata"]))
-    return _summary(job, picture.size, size, passes, "standard output" if call.aside else None) + lost
+    return picture
 
 
-def _summary(job: Job, before: "Size", after: "Size", passes: Sequence[Pass], named: str | None) -> str:
-    report = passes[-1].report
-    sizes = " -> ".join(f"{size.width}x{size.height}" for size in (before, after))
+def write_job(job: Job, result: "Result", model: str, saving: dict[str, Any], named: str | None) -> str:
+    """All files of a job; one line about it, in which the result is called `named`."""
+    from patchscaler.imaging.files import check_format, losses
+
+    with result.report.stage("write"):
+        result.save(job.result, **saving)
+    if job.qmap:
+        _write_qmap(job.qmap, result)
+    if job.report:
+        names = {"input": str(job.source.path), "output": str(job.result), "model": model}
+        facts = names | {"version": __version__, "result_size": result.size, **result.report.as_dict()}
+        if len(result.passes) > 1:
+            facts["first_pass"] = result.passes[0].report.as_dict()
+        _write_text(job.report, json.dumps(facts, indent=2) + "\n")
+    result.clear()
+    kind = check_format(job.result, result.size)
+    return _summary(job, result, named) + "".join(
+        f"; {loss}" for loss in losses(result.source, kind, saving["metadata"])
+    )
+
+
+def _summary(job: Job, result: "Result", named: str | None) -> str:
+    report = result.report
+    sizes = " -> ".join(f"{size.width}x{size.height}" for size in (result.source.size, result.size))
     groups = ", ".join(f"{count} {name}" for name, count in report.patches.items())
-    line = f"{job.source} -> {named or job.result}: {sizes} in {seconds_of(passes):.1f} s, patches: {groups}"
+    line = f"{job.source} -> {named or job.result}: {sizes} in {result.seconds:.1f} s, patches: {groups}"
     if report.second is not None and report.second["share"]:
         line += ", with the second restorer"
     if report.budget is not None:
@@ -128,14 +96,14 @@ def _summary(job: Job, before: "Size", after: "Size", passes: Sequence[Pass], na
     return line
 
 
-def _write_qmap(path: Path, picture: "Picture", made: Pass) -> None:
+def _write_qmap(path: Path, result: "Result") -> None:
     from patchscaler.imaging.files import picture_from, write_picture
     from patchscaler.imaging.geometry import Size
     from patchscaler.imaging.qmap import draw_qmap
     from patchscaler.imaging.resize import resize_bicubic
 
-    enlarged = resize_bicubic(picture.pixels, Size(*made.report.output_size), clamp=True)
-    drawn = draw_qmap(enlarged, made.groups.flatten(), made.patch_boxes, list(made.report.patches))
+    enlarged = resize_bicubic(result.source.pixels, Size(*result.report.output_size), clamp=True)
+    drawn = draw_qmap(enlarged, result.groups.flatten(), result.patch_boxes, list(result.report.patches))
     write_picture(path, picture_from(drawn).pixels, history=f"PatchScaler {__version__}: map of patches")
 
 
@@ -153,7 +121,7 @@ def _write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def _progress_bar(name: str) -> Iterator["ProgressCallback"]:
+def progress_bar(name: str) -> Iterator["ProgressCallback"]:
     """A callback that shows stage, percentage and time left of one picture on stderr, if that is a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from patchscaler.cli.upscale import choose_device, parse_steps
+from patchscaler.cli.upscale import parse_steps
+from patchscaler.engines.devices import choose_device
 from patchscaler.errors import ConfigError, ImageWriteError
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from patchscaler.cli.upscale import choose_device
+from patchscaler.engines.devices import choose_device
 from patchscaler.errors import ConfigError
 from patchscaler.measure.experiments.catalogue import CATALOGUE, PLUG_IN
 

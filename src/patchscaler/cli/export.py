@@ -22,8 +22,8 @@ def export_onnx(
     import torch
     from diffusers.utils.logging import disable_progress_bar
 
+    from patchscaler.integrations.diffusers.pipeline import PatchScalerPipeline
     from patchscaler.onnx.export import export_onnx as run
-    from patchscaler.pipeline import PatchScalerPipeline
 
     disable_progress_bar()
     for path in run(PatchScalerPipeline.from_pretrained(model, dtype=torch.float32), out):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from patchscaler import __version__
-from patchscaler.cli.upscale import available_devices
+from patchscaler.engines.devices import available_devices
 from patchscaler.errors import WeightsError
 
 RECORD = "record.json"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-import patchscaler.cli.enlarge as enlarging
+import patchscaler.cli.upscale as upscaling
 from patchscaler import __version__
 from patchscaler.cli.batch import batch
 from patchscaler.cli.benchmark import benchmark
@@ -58,8 +58,8 @@ def patchscaler(
 
 
 def run() -> None:
-    """`main` in a process of its own, as the installed command: see `enlarge.alone`."""
-    enlarging.alone = True
+    """`main` in a process of its own, as the installed command: see `upscale.alone`."""
+    upscaling.alone = True
     main()
 
 

@@ -79,7 +79,7 @@ def assemble(
     figures: Annotated[Path | None, typer.Option(help="JSON with validation figures for the record")] = None,
 ) -> None:
     """Put trained parts together into one model folder, in half precision, with a record."""
-    from patchscaler.assembly import assemble as run
+    from patchscaler.integrations.diffusers.assembly import assemble as run
 
     folders = {
         "autoencoder": autoencoder,

@@ -34,6 +34,7 @@ def serve(
         from patchscaler.web.server import Server
     except ModuleNotFoundError as error:
         raise PatchScalerError(f"the server needs {error.name}; {EXTRA}") from error
+    from patchscaler.upscaler import Upscaler
     from patchscaler.web.settings import Limits
 
     limits = Limits(
@@ -43,7 +44,7 @@ def serve(
         job_seconds=max_minutes * 60,
         keep_seconds=keep_minutes * 60,
     )
-    app = create_app(_load(model, device), limits, workers=workers, loopback=is_loopback(host))
+    app = create_app(Upscaler(model, device=device), limits, workers=workers, loopback=is_loopback(host))
     if page:
         add_page(app)
 
@@ -63,14 +64,3 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         raise ConfigError(f"--host {host}: give an address, such as 127.0.0.1, 0.0.0.0 or ::1") from None
-
-
-def _load(model: str, device: str):  # type: ignore[no-untyped-def]
-    from diffusers.utils.logging import disable_progress_bar
-
-    from patchscaler.cli.upscale import choose_device
-    from patchscaler.pipeline import PatchScalerPipeline, default_dtype
-
-    disable_progress_bar()
-    place = choose_device(device)
-    return PatchScalerPipeline.from_pretrained(model, dtype=default_dtype(place)).to(place)

@@ -1,13 +1,15 @@
 """`patchscaler upscale INPUT...`: pictures enlarged one after the other, each written whole or not at all."""
 
 import os
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from patchscaler.cli.backbone import Backbone
-from patchscaler.cli.enlarge import Call, complain, make_crew, work_off
+from patchscaler.cli.enlarge import complain, complaining, place_of, progress_bar, read_job, write_job
 from patchscaler.cli.existing import Existing, check_names, settle
 from patchscaler.cli.folders import (
     DEFAULT_NAME,
@@ -25,11 +27,18 @@ from patchscaler.cli.folders import (
     target,
 )
 from patchscaler.cli.streams import PIPE, STDIN, piped, send
+from patchscaler.engines.devices import choose_devices
 from patchscaler.errors import ConfigError, ImageReadError, ImageWriteError, PatchScalerError
-from patchscaler.making import Order, make
 
 if TYPE_CHECKING:
-    from patchscaler.inference.settings import Settings
+    from patchscaler.engines.protocol import Engine
+    from patchscaler.options import Options
+    from patchscaler.upscaler import Upscaler
+
+# Set by the installed command: the process enlarges pictures and nothing else, so it may import less.
+alone = False
+# From when the first picture's budget counts: the program's start; the others' from the end of the one before.
+started = time.perf_counter()
 
 
 def upscale(
@@ -121,20 +130,21 @@ def upscale(
     A picture that cannot be read or written costs one line on stderr and the exit code 1; the others are still done.
     Interrupted by Ctrl-C, nothing half-written stays, and the same call goes on with what is missing of its folders.
     """
-    from patchscaler.sizes import check_wish
+    from patchscaler.stages.sizes import check_size
 
-    wish: dict[str, Any] = {"scale": scale, "width": width, "height": height, "max_side": max_side}
-    check_wish(**wish)
+    size: dict[str, Any] = {"scale": scale, "width": width, "height": height, "max_side": max_side}
+    check_size(**size)
     borrowed = Backbone(backbone, backbone_style, prompt)
     borrowed.check(budget=budget, resume=resume, workers=workers, device=device)
     steps = borrowed.steps(quality, steps)
-    settings = parse_settings(quality, steps, budget, gamma, tau, denoise, seed=seed, batch_size=batch_size)
+    options = parse_options(
+        quality, steps, budget, gamma, tau, denoise=denoise, seed=seed, batch_size=batch_size, wrap=wrap
+    )
     saving = {"quality": file_quality, "lossless": lossless, "metadata": metadata}
-    order = Order(model, wish, settings, saving, resume, wrap)
     devices = choose_devices(device, workers)
 
     check_file_options(output, file_format, lossless)
-    naming = Naming(name, size_label(**wish), model, seed, file_format or FileFormat.png)
+    naming = Naming(name, size_label(**size), model, seed, file_format or FileFormat.png)
     with piped(inputs, output, naming.suffix(Source(Path("picture")))) as (paths, place, sent):
         # 1. Everything that can be wrong with the call as a whole, before any work.
         search = find_sources(paths, recursive, frames)
@@ -153,29 +163,57 @@ def upscale(
         complained = len(search.complaints) + len(foreign)
         aside = left_out(search, planned, targets)
         if dry_run:
-            failures = sum(not _foretell(job, wish) for job in jobs)
+            failures = sum(not _foretell(job, size) for job in jobs)
             if aside:
                 typer.echo(aside)
             raise typer.Exit(min(1, complained + failures))
 
         # 2. Each picture for itself.
+        failed: list[Job] = []
         try:
-            failures = 0
             if jobs:
-                with make_crew(model, devices, split) as crew:
-                    way = borrowed.load(devices[0]) or make
-                    failures = work_off(crew, jobs, Call(targets, order, way, sent is not None))
-            if sent is not None and jobs and not failures:
+                from patchscaler.engines.load import load_engine, work_alone
+
+                if alone:
+                    work_alone()
+                engine = load_engine(model, device=devices[0])
+                upscaler = borrowed.upscaler(engine) if backbone else new_upscaler(engine, devices, split)
+                with upscaler:
+                    began, budgeted = time.monotonic(), started
+                    for number, job in enumerate(jobs):
+                        place = place_of(number, len(jobs), time.monotonic() - began) + job.source.path.name
+                        with complaining(job, failed), progress_bar(place) as notify:
+                            result = upscaler(
+                                read_job(job, targets, size),
+                                **size,
+                                options=options,
+                                file=job.result,
+                                resume=resume,
+                                started=budgeted,
+                                on_progress=notify,
+                            )
+                            named = None if sent is None else "standard output"
+                            line = write_job(job, result, model, saving, named)
+                            typer.echo(line, err=sent is not None)
+                        budgeted = time.perf_counter()
+            if sent is not None and jobs and not failed:
                 send(sent)
         except KeyboardInterrupt as error:
             typer.echo("patchscaler: interrupted; finished pictures are kept", err=True)
             raise typer.Exit(130) from error
+    failures = len(failed)
     if len(jobs) + len(skipped) + complained > 1 or skipped or aside:
         words = [f"{len(jobs) - failures} enlarged, {len(skipped)} skipped, {failures + complained} failed"]
         words += ["--existing overwrite does the skipped ones again"] * bool(skipped) + [aside] * bool(aside)
         typer.echo("; ".join(words))
     if failures or complained:
         raise typer.Exit(1)
+
+
+def new_upscaler(engine: "Engine", devices: Sequence[str], split: str) -> "Upscaler":
+    from patchscaler.upscaler import Upscaler
+
+    return Upscaler(engine=engine, workers=devices, split=split, on_loss=complain)
 
 
 def check_file_options(output: str | None, file_format: FileFormat | None, lossless: bool) -> None:
@@ -195,36 +233,31 @@ def check_file_options(output: str | None, file_format: FileFormat | None, lossl
         raise ConfigError(f"--lossless: {kind} is never written so; choose webp, png or tif")
 
 
-def parse_settings(
-    quality: str | None,
-    steps: str | None,
-    budget: float | None,
-    gamma: str | None,
-    tau: str | None,
-    denoise: float | None = None,
-    *,
-    seed: int,
-    batch_size: int,
-) -> "Settings":
-    """The settings that the options ask for; raises ConfigError, which names the option."""
-    from patchscaler.inference.settings import GAMMAS, TAUS, Settings, choose_denoise, choose_steps
+def parse_options(
+    quality: str | None = None,
+    steps: str | None = None,
+    budget: float | None = None,
+    gamma: str | None = None,
+    tau: str | None = None,
+    **others: Any,
+) -> "Options":
+    """The options asked for, lists of numbers as text; raises ConfigError, which names the option."""
+    from patchscaler.options import GAMMAS, TAUS, Options
 
     gammas = _numbers("--gamma", gamma, float, "0.95,0.75") if gamma else GAMMAS
     taus = _numbers("--tau", tau, int, "400,700,1000") if tau else TAUS
     numbers = _numbers("--steps", steps, int, "8,14,20") if steps else None
     given = {"--quality": quality, "--steps": steps, "--budget": budget, "--gamma": gamma, "--tau": tau}
     try:
-        chosen = choose_steps(quality, numbers, budget, taus)
-        smooth = choose_denoise(quality, denoise)
-        return Settings(chosen, gammas, taus, seed=seed, batch_size=batch_size, denoise=smooth, budget=budget)
+        return Options(quality=quality, steps=numbers, budget=budget, gammas=gammas, taus=taus, **others)
     except ConfigError as error:
-        options = ", ".join(f"{name} {value}" for name, value in given.items() if value is not None)
-        raise ConfigError(f"{options}: {error}" if options else str(error)) from None
+        named = ", ".join(f"{name} {value}" for name, value in given.items() if value is not None)
+        raise ConfigError(f"{named}: {error}" if named else str(error)) from None
 
 
 def parse_steps(text: str) -> tuple[int, ...]:
     """The steps of simple, medium and hard patches from "8,14,20"; raises ConfigError."""
-    return parse_settings(None, text, None, None, None, seed=0, batch_size=1).steps
+    return parse_options(steps=text).groups.steps
 
 
 def _numbers(option: str, text: str, kind: type, example: str) -> tuple[Any, ...]:
@@ -240,43 +273,15 @@ def _numbers(option: str, text: str, kind: type, example: str) -> tuple[Any, ...
     return numbers
 
 
-def available_devices() -> list[str]:
-    """Names of the devices torch can use here, the fastest kind first, "cpu" last."""
-    import torch
-
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if accelerator is None:
-        return ["cpu"]
-    return [*(f"{accelerator.type}:{index}" for index in range(torch.accelerator.device_count())), "cpu"]
-
-
-def choose_device(name: str) -> str:
-    """The device that --device names, "auto" being the first of `available_devices`; raises ConfigError."""
-    available = available_devices()
-    if name == "auto":
-        return available[0]
-    if name not in available and f"{name}:0" not in available:
-        raise ConfigError(f"--device {name}: not available here; use auto or one of {', '.join(available)}")
-    return name
-
-
-def choose_devices(names: str, workers: int) -> list[str]:
-    """The device of each worker: those that --device names, or one for all workers; raises ConfigError."""
-    devices = [choose_device(name) for name in names.split(",")]
-    if len(devices) > 1 and workers not in (1, len(devices)):
-        raise ConfigError(f"--workers {workers}: {len(devices)} devices make as many workers; leave it out")
-    return devices if len(devices) > 1 else devices * workers
-
-
-def _foretell(job: Job, wish: dict[str, Any]) -> bool:
+def _foretell(job: Job, size: dict[str, Any]) -> bool:
     """Say what a job would do; False, and a complaint, if it would fail."""
     from patchscaler.imaging.files import check_format, read_size
-    from patchscaler.sizes import target_size
+    from patchscaler.stages.sizes import target_size
 
     try:
         check_names(job)
         before = read_size(job.source.path, frame=job.source.frame)
-        after = target_size(before, **wish)
+        after = target_size(before, **size)
         check_format(job.result, after)
     except PatchScalerError as error:
         complain(str(error) if isinstance(error, ImageReadError | ImageWriteError) else f"{job.source}: {error}")

@@ -6,30 +6,37 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from patchscaler.cluster.attempts import Attempts, worker_name
 from patchscaler.cluster.manifest import Row
 from patchscaler.cluster.sinks import Result
 from patchscaler.cluster.sources import Found, stem_of
-from patchscaler.errors import ImageReadError, PatchScalerError
-from patchscaler.making import Made, Order, make, parts_of, reason, seconds_of
+from patchscaler.errors import ImageReadError, PatchScalerError, reason
+from patchscaler.options import Options
 
 if TYPE_CHECKING:
     from patchscaler.imaging.geometry import Size
+    from patchscaler.upscaler import Result as Enlarged
 
 
 @dataclass(frozen=True)
 class Work:
     """What a job does with every picture, and one worker's means.
 
+    model    bundled name, folder or hub id
+    size     scale, width, height and max_side, as Upscaler takes them
+    saving   quality, lossless and metadata of the results' files
     label    of the size, in results' names
     suffix   of results: ".png", ...; "same": the picture's own where it can be written
     device   of the networks
     threads  of the processor
     """
 
-    order: Order
+    model: str
+    size: dict[str, Any]
+    options: Options
+    saving: dict[str, Any]
     label: str = "x4"
     suffix: str = ".png"
     device: str = "cpu"
@@ -48,14 +55,16 @@ class Enlarger:
     """Loads the model once, then enlarges batches of pictures. For a process of its own: it chooses light networks."""
 
     def __init__(self, work: Work, attempts: Attempts) -> None:
-        import torch
+        from patchscaler.engines.load import load_engine, work_alone
 
-        torch.set_num_threads(work.threads)
-        parts = parts_of(work.order.model, work.device, alone=True)  # before the networks' modules are imported
-        from patchscaler.cluster.packing import SharedCrew
-
+        work_alone()
         self.work, self.attempts = work, attempts
-        self.crew = SharedCrew(parts, overlap=work.threads > 1 or work.device != "cpu")
+        engine = load_engine(work.model, device=work.device, threads=work.threads)
+        from patchscaler.cluster.packing import SharedExecutor
+        from patchscaler.upscaler import Upscaler
+
+        self.executor = SharedExecutor(engine, overlap=work.threads > 1 or work.device != "cpu")
+        self.upscaler = Upscaler(engine=engine, executor=self.executor)
 
     def __call__(self, pictures: Sequence[Found]) -> Iterator[Result]:
         """A result for each picture, as they are finished."""
@@ -88,7 +97,7 @@ class Enlarger:
                     readable.append((found, path))
                 except PatchScalerError as error:
                     yield self._failed(found, path, error)
-            for chunk in plan_chunks(list(sizes.values()), self.crew.capacity):
+            for chunk in plan_chunks(list(sizes.values()), self.executor.capacity):
                 yield from self._chunk([readable[number] for number in chunk])
 
     def _patches(self, found: Found, path: Path) -> int:
@@ -98,33 +107,35 @@ class Enlarger:
         if found.data is None:
             raise ImageReadError(found.reason or "")
         path.write_bytes(found.data)
-        return patches_of(read_size(path), self.crew.parts.patch, self.crew.parts.overlap)
+        return patches_of(read_size(path), self.executor.engine.model.patch, self.executor.engine.model.overlap)
 
     def _chunk(self, readable: Sequence[tuple[Found, Path]]) -> Iterator[Result]:
         tasks: list[Callable[[], Result]] = [partial(self._enlarge, *each) for each in readable]
-        for (found, path), outcome in zip(readable, self.crew.run(tasks), strict=True):
+        for (found, path), outcome in zip(readable, self.executor.run(tasks), strict=True):
             yield self._failed(found, path, outcome) if isinstance(outcome, Exception) else outcome
 
     def _enlarge(self, found: Found, path: Path) -> Result:
         from patchscaler.imaging.files import check_format, read_picture
-        from patchscaler.sizes import target_size
+        from patchscaler.stages.sizes import target_size
 
-        order, name = self.work.order, self.work.result_name(found.name)
+        options, name = self.work.options, self.work.result_name(found.name)
         if found.seed is not None:
-            order = replace(order, settings=replace(order.settings, seed=found.seed))
-        with self.crew.reading():
+            options = replace(options, seed=found.seed)
+        with self.executor.reading():
             picture = read_picture(path)
-        size = target_size(picture.size, **order.wish)
+        size = target_size(picture.size, **self.work.size)
         result = path.with_name(f"{path.stem}_result{PurePosixPath(name).suffix}")
         check_format(result, size)
-        made = make(self.crew, picture, result, size, order)
+        made = self.upscaler(picture, **self.work.size, options=options, file=result)
+        with self.executor.aside(), made.report.stage("write"):
+            made.save(result, **self.work.saving)
         data = result.read_bytes()
         made.clear()
         result.unlink()
-        return Result(self._row(found, name, data, picture.size, size, made, order.settings.seed), data)
+        return Result(self._row(found, name, data, made), data)
 
-    def _row(self, found: Found, name: str, data: bytes, before: "Size", after: "Size", made: Made, seed: int) -> Row:
-        report = made.passes[-1].report
+    def _row(self, found: Found, name: str, data: bytes, made: "Enlarged") -> Row:
+        report, before, after = made.report, made.source.size, made.size
         row = Row(
             key=found.key,
             status="done",
@@ -136,9 +147,9 @@ class Enlarger:
             width=before.width,
             result_height=after.height,
             result_width=after.width,
-            seconds=round(seconds_of(made.passes), 4),
+            seconds=round(made.seconds, 4),
             worker=worker_name(),
-            seed=seed,
+            seed=report.seed,
         )
         counts = {f"patches_{group}": count for group, count in report.patches.items()}
         steps = {f"steps_{group}": count for group, count in report.steps.items()}
@@ -156,11 +167,9 @@ class Enlarger:
 
 def patches_of(size: "Size", patch: int, overlap: int) -> int:
     """Of a picture of this size that is enlarged x4 in one pass."""
-    from patchscaler.imaging.geometry import Size
     from patchscaler.imaging.tiles import PatchGrid, padded_size
 
-    latents = Size(-(-size.height // 2), -(-size.width // 2))
-    return PatchGrid(padded_size(latents, patch), patch, patch - overlap).count
+    return PatchGrid(padded_size(size.latents(), patch), patch, patch - overlap).count
 
 
 def name_clashes(work: Work, pictures: Iterable[tuple[str, str]]) -> tuple[str, str, str] | None:

@@ -17,8 +17,8 @@ from patchscaler.cluster.manifest import Ledger, Row, rows_of, table_of
 from patchscaler.cluster.places import place_of
 from patchscaler.cluster.sinks import Result, Sink
 from patchscaler.cluster.sources import Found, Unit, find_units, read_units
+from patchscaler.engines.load import check_model
 from patchscaler.errors import ConfigError, PatchScalerError
-from patchscaler.making import check_model
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -86,7 +86,7 @@ def run_job(
     before, done, failed = len(ledger.keys), 0, 0
     todo = [unit for unit in units if unit.kind != "file" or unit.key not in ledger.keys]
     if todo:
-        check_model(work.order.model)
+        check_model(work.model)
         for rows in _stream(todo, frozenset(ledger.keys), sink, work, attempts, cluster):
             fresh = commit(ledger, sink, rows)
             failed += sum(row.status == "failed" for row in fresh)
@@ -108,11 +108,10 @@ def _not_results(units: list[Unit], source: str, sink: Sink) -> list[Unit]:
 
 def describe(sink: Sink, work: Work) -> dict[str, Any]:
     """What the results depend on, as JSON."""
-    settings = asdict(work.order.settings)
-    settings.pop("batch_size")  # memory, not the result
-    order: dict[str, Any] = {"model": work.order.model, "wish": work.order.wish, "saving": work.order.saving}
-    order |= {"wrap": True} if work.order.wrap else {}
-    job = {**order, **settings, "label": work.label, "suffix": work.suffix, "sink": sink.kind}
+    options = asdict(work.options.with_steps(work.options.groups.steps))
+    options.pop("batch_size")  # memory, not the result
+    order = {"model": work.model, "size": work.size, "saving": work.saving}
+    job = {**order, **options, "label": work.label, "suffix": work.suffix, "sink": sink.kind}
     return {name: list(value) if isinstance(value, tuple) else value for name, value in job.items()}
 
 

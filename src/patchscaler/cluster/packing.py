@@ -7,14 +7,15 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, TypeVar
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from patchscaler.inference.crew import SET_SIZE, Crew, Work
-from patchscaler.inference.parts import Parts
-from patchscaler.inference.sampling import PatchSet, by_cost
-from patchscaler.inference.settings import Settings
+from patchscaler.engines.protocol import Engine
+from patchscaler.options import Options
+from patchscaler.pgs.groups import by_cost
 from patchscaler.report import ProgressCallback, Report
+from patchscaler.stages.executor import SET_SIZE, Executor, Work
+from patchscaler.stages.refine import PatchSet, refine_patches
 
 Result = TypeVar("Result")
 
@@ -37,15 +38,15 @@ class _Waiting:
     """A set of patches that a picture has handed in, and what came of it."""
 
     patches: PatchSet
-    settings: Settings
+    options: Options
     report: Report
     done: threading.Event = field(default_factory=threading.Event)
-    refined: Tensor | None = None
+    refined: NDArray[np.float32] | None = None
     error: Exception | None = None
 
 
-class SharedCrew(Crew):
-    """A crew for several pictures at once, with one copy of the networks.
+class SharedExecutor(Executor):
+    """An executor for several pictures at once, with one copy of the networks.
 
     Each picture has a thread, of which one at a time computes: it restores its picture, hands in its patches and lets
     the next one go on. When all pictures wait, or a full set of patches does, all that were handed in are sampled
@@ -57,8 +58,8 @@ class SharedCrew(Crew):
               shall not use more than one core
     """
 
-    def __init__(self, parts: Parts, capacity: int = SET_SIZE, overlap: bool = True) -> None:
-        super().__init__(parts)
+    def __init__(self, engine: Engine, capacity: int = SET_SIZE, overlap: bool = True) -> None:
+        super().__init__(engine)
         self.capacity, self.overlap = capacity, overlap
         self.counts = Counts()
         self._turn = threading.Lock()
@@ -89,10 +90,10 @@ class SharedCrew(Crew):
     def aside(self) -> AbstractContextManager[Any]:
         return self._aside() if self.overlap else nullcontext()
 
-    def refine(self, work: Work, settings: Settings, report: Report, notify: ProgressCallback) -> None:
-        """As `Crew.refine`, together with the other pictures' patches."""
+    def refine(self, work: Work, options: Options, report: Report, notify: ProgressCallback) -> None:
+        """As `Executor.refine`, together with the other pictures' patches."""
         for number in work.todo:
-            waiting = _Waiting(work.load(number), settings, report)
+            waiting = _Waiting(work.load(number), options, report)
             self._waiting.append(waiting)
             self._leave()
             waiting.done.wait()
@@ -147,25 +148,27 @@ class SharedCrew(Crew):
             each.done.set()
 
     def _together(self, waiting: list[_Waiting]) -> None:
-        settings = replace(waiting[0].settings, seed=0)
-        assert all(replace(each.settings, seed=0) == settings for each in waiting)
-        packed, owners = pack(waiting), [len(each.patches.places) for each in waiting]
-        order = by_cost(packed.groups, settings.groups)
-        refined = torch.empty_like(packed.coarse)
+        options = replace(waiting[0].options, seed=0)
+        assert all(replace(each.options, seed=0) == options for each in waiting)
+        packed, ends = pack(waiting), np.cumsum([len(each.patches.places) for each in waiting])[:-1]
+        order = by_cost(packed.groups, options.groups)
+        refined = np.empty_like(packed.coarse)
         seconds: dict[str, float] = {}
-        for rows in order.split(self.capacity):
-            refined[rows] = self.refiner(_rows(packed, rows), settings, lambda name: _timed(seconds, name))
-        self._count(packed.groups[order], settings)
-        steps = torch.tensor(settings.steps)[packed.groups]
-        for each, patches, own in zip(waiting, refined.split(owners), steps.split(owners), strict=True):
+        for first in range(0, len(order), self.capacity):
+            rows = order[first : first + self.capacity]
+            chosen = _rows(packed, rows)
+            refined[rows] = refine_patches(self.engine, chosen, options, lambda name: _timed(seconds, name))
+        self._count(packed.groups[order], options)
+        steps = np.asarray(options.groups.steps)[packed.groups]
+        for each, patches, own in zip(waiting, np.split(refined, ends), np.split(steps, ends), strict=True):
             each.refined = patches
             for name, spent in seconds.items():
                 each.report.add(name, spent * float(own.sum() / steps.sum()))
 
-    def _count(self, groups: Tensor, settings: Settings) -> None:
-        calls, patch_steps = batches(groups, settings, self.capacity)
+    def _count(self, groups: NDArray[np.int64], options: Options) -> None:
+        calls, patch_steps = batches(groups, options, self.capacity)
         before = self.counts
-        room = before.room + calls * settings.batch_size
+        room = before.room + calls * options.batch_size
         self.counts = Counts(before.calls + calls, before.patch_steps + patch_steps, room)
 
 
@@ -174,11 +177,11 @@ def pack(waiting: Sequence[_Waiting]) -> PatchSet:
     sets = [each.patches for each in waiting]
     return PatchSet(
         number=0,
-        places=torch.cat([each.places for each in sets]),
-        groups=torch.cat([each.groups for each in sets]),
-        coarse=torch.cat([each.coarse for each in sets]),
-        error=torch.cat([each.error for each in sets]),
-        seeds=torch.cat([torch.full((len(each.patches.places),), each.settings.seed) for each in waiting]),
+        places=np.concatenate([each.places for each in sets]),
+        groups=np.concatenate([each.groups for each in sets]),
+        coarse=np.concatenate([each.coarse for each in sets]),
+        error=np.concatenate([each.error for each in sets]),
+        seeds=np.concatenate([np.full(len(each.patches.places), each.options.seed) for each in waiting]),
     )
 
 
@@ -200,19 +203,20 @@ def plan_chunks(patches: Sequence[int], capacity: int) -> list[list[int]]:
     return [sorted(chunk) for chunk in chunks]
 
 
-def batches(groups: Tensor, settings: Settings, capacity: int) -> tuple[int, int]:
+def batches(groups: NDArray[np.int64], options: Options, capacity: int) -> tuple[int, int]:
     """Calls of the network for these patches, those with most steps first, and the patch-steps in them."""
-    steps = torch.tensor(settings.steps)[groups]
+    steps = np.asarray(options.groups.steps)[groups]
     calls = 0
-    for chunk in steps.split(capacity):
-        active = [int((chunk >= step).sum()) for step in range(1, max(settings.steps) + 1)]
-        calls += sum(-(-count // settings.batch_size) for count in active)
+    for first in range(0, len(steps), capacity):
+        chunk = steps[first : first + capacity]
+        active = [int((chunk >= step).sum()) for step in range(1, options.groups.steps[-1] + 1)]
+        calls += sum(-(-count // options.batch_size) for count in active)
     return calls, int(steps.sum())
 
 
-def _rows(patches: PatchSet, rows: Tensor) -> PatchSet:
-    tensors = {name: part[rows] for name, part in patches._asdict().items() if name != "number"}
-    return PatchSet(number=0, **tensors)
+def _rows(patches: PatchSet, rows: NDArray[np.int64]) -> PatchSet:
+    arrays = {name: part[rows] for name, part in patches._asdict().items() if name != "number"}
+    return PatchSet(number=0, **arrays)
 
 
 @contextmanager

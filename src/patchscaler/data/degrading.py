@@ -32,8 +32,8 @@ def degrade_folder(
         if picture.path.stem in stems:
             raise DataError(f"{picture.path}: another picture has the same stem; rename one of the two")
         stems.add(picture.path.stem)
-        write_picture(out / "hr" / f"{picture.path.stem}.png", picture.hr)
-        write_picture(out / "lr" / f"{picture.path.stem}.png", picture.lr)
+        write_picture(out / "hr" / f"{picture.path.stem}.png", picture.hr.numpy())
+        write_picture(out / "lr" / f"{picture.path.stem}.png", picture.lr.numpy())
         on_picture(picture.path)
     made = {"condition": condition, "seed": seed, "scale": 4, "pictures": len(stems)}
     settings = dataclasses.asdict(CONDITIONS[condition])

@@ -7,12 +7,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from patchscaler.imaging.dct import BlockDct
+from patchscaler.pgs.gate import Gate
+
 Array = NDArray[np.float32]
 Indices = NDArray[np.int64]
-
-SCALE = 4  # enlargement of one pass
-STRIDE = 8  # d: pixels of the result per latent, along each side
-CELL = STRIDE // SCALE  # pixels of the input per latent
 
 
 class Restored(NamedTuple):
@@ -22,28 +21,6 @@ class Restored(NamedTuple):
     latents: Array
     log_error: Array
     gain: Array | None = None
-
-
-@dataclass(frozen=True)
-class Gate:
-    """When the second restorer is asked (`Fusion.share` says how): limit on the expected gain, reach in latents of the
-    neighbourhood that counts, share of the places from which on, and the lean at either end of `denoise`."""
-
-    limit: float
-    reach: int
-    share: float
-    lean: float
-
-
-@dataclass(frozen=True)
-class BlockDct:
-    """Latents that are normalised coefficients of an 8x8 block DCT: kept coefficients of Y and of each of Cb, Cr; mean
-    and std of each."""
-
-    luma: int
-    chroma: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -84,12 +61,18 @@ class Engine(Protocol):
     """Runs the networks of one model on one device. All arrays are float32, NCHW, and belong to the caller.
 
     model   see ModelInfo
-    device  such as "cpu" or "cuda:0"; dtype: what the networks compute in, such as "bfloat16"
+    device   such as "cpu" or "cuda:0"; dtype: what the networks compute in, such as "bfloat16"
+    threads  of the processor, in which it computes
+    copies   whether worker processes can have copies of the networks
     """
 
     model: ModelInfo
     device: str
     dtype: str
+    copies: bool
+
+    @property
+    def threads(self) -> int: ...
 
     def restore(self, pixels: Array) -> Restored:
         """By the first restorer: RGB (n,3,2h,2w) in [0,1]."""
@@ -123,7 +106,7 @@ class Engine(Protocol):
         """Of all weights: the same for the same weights, whatever the files are called."""
         ...
 
-    def sampler(self, device: str) -> Callable[[], "Engine"]:
-        """What a worker process makes its engine on `device` of (`pickle` takes it); that one need only prompt and
-        denoise."""
+    def sampler(self, device: str, threads: int) -> Callable[[], "Engine"]:
+        """What a worker process makes its engine of, on `device` with so many threads; `pickle` takes it. That engine
+        only has to prompt and denoise."""
         ...

@@ -1,53 +1,65 @@
 """Luma, and the wavelet colour fix: the result keeps its detail and takes its colours from the upsampled input."""
 
-import torch
+from typing import Any
+
+import numpy as np
 from jaxtyping import Float
-from torch import Tensor
+from numpy import ndarray
 
 # Choice: one more than is usual: the band that five leave has noisy inputs' coarse grain in it (docs/lab/steps.md)
 COLOUR_LEVELS = 6
 WAVELET_REACH = 2**COLOUR_LEVELS - 1  # px: dilations 1 + 2 + 4 ...; the halo with which a tile gets the same values
+_STRIP = 2**15  # pixels smoothed at a time, which stay in a core's cache over all levels
 
 
-def rgb_to_y(pixels: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n 1 h w"]:
-    """Studio-range luma of BT.601, as MATLAB's rgb2ycbcr but unrounded.
+def rgb_to_y(pixels: Any) -> Any:
+    """Studio-range luma of BT.601 (n,1,h,w), as MATLAB's rgb2ycbcr but unrounded; of an array or tensor (n,3,h,w).
 
     RGB in [0, 1] gives Y in [16/255, 235/255].
     """
-    red, green, blue = pixels.split(1, dim=1)
+    red, green, blue = pixels[:, 0:1], pixels[:, 1:2], pixels[:, 2:3]
     return (65.481 * red + 128.553 * green + 24.966 * blue + 16.0) / 255.0
 
 
 def wavelet_colour_fix(
-    result: Float[Tensor, "n 3 h w"], reference: Float[Tensor, "n 3 h w"], levels: int = COLOUR_LEVELS
-) -> Float[Tensor, "n 3 h w"]:
+    result: Float[ndarray, "n 3 h w"], reference: Float[ndarray, "n 3 h w"], levels: int = COLOUR_LEVELS
+) -> Float[ndarray, "n 3 h w"]:
     """High bands of `result` plus the low band of `reference`; both (N,3,H,W) float32 RGB in [0, 1], of one shape.
 
     The low band is what `levels` undecimated levels leave: kernel [1 2 1]/4 along both axes, dilated by 1, 2, 4, ...,
-    the border replicated. The result may leave [0, 1] a little. Needs one output plus three single-channel buffers.
+    the border replicated. The result may leave [0, 1] a little.
     A pixel depends on those at most 2^levels - 1 away (WAVELET_REACH by default).
 
     Raises ValueError if the shapes differ.
     """
     if result.shape != reference.shape:
-        raise ValueError(f"result {tuple(result.shape)} and reference {tuple(reference.shape)} must have one shape")
+        raise ValueError(f"result {result.shape} and reference {reference.shape} must have one shape")
     # The low pass is linear: result - low(result) + low(reference) = result + low(reference - result), so one pass.
-    fixed = torch.empty_like(result)
-    for out, image, target in zip(fixed.flatten(0, 1), result.flatten(0, 1), reference.flatten(0, 1), strict=True):
-        low = target - image
-        spare = torch.empty_like(low)
-        for level in range(levels):
-            _smooth(low, spare, distance=2**level)
-            _smooth(spare.T, low.T, distance=2**level)
-        torch.add(image, low, out=out)
-    return fixed
+    # And separable: all levels along one axis, then all along the other, strip by strip.
+    low = reference - result
+    height, width = low.shape[-2:]
+    for plane in low.reshape(-1, height, width):
+        rows = max(1, _STRIP // width)
+        for top in range(0, height, rows):
+            plane[top : top + rows] = _smooth(plane[top : top + rows].T, levels).T
+        cols = max(1, _STRIP // height)
+        for left in range(0, width, cols):
+            plane[:, left : left + cols] = _smooth(plane[:, left : left + cols], levels)
+    low += result
+    return low
 
 
-def _smooth(source: Tensor, out: Tensor, distance: int) -> None:
-    """[1 2 1]/4 over the rows of a plane, taps `distance` rows apart, border replicated; written into `out`."""
-    torch.mul(source, 0.5, out=out)
-    quarter = source * 0.25
-    out[distance:] += quarter[:-distance]
-    out[:distance] += quarter[:1]
-    out[:-distance] += quarter[distance:]
-    out[-distance:] += quarter[-1:]
+def _smooth(rows: Float[ndarray, "h w"], levels: int) -> Float[ndarray, "h w"]:
+    """[1 2 1]/4 over the rows of a strip, taps 1, 2, 4, ... rows apart, border replicated."""
+    rows = np.ascontiguousarray(rows)
+    half = np.empty_like(rows)
+    for level in range(levels):
+        distance = 2**level
+        np.multiply(rows, np.float32(0.5), out=half)
+        rows *= np.float32(0.25)
+        half[distance:] += rows[:-distance]
+        half[:distance] += rows[:1]
+        half[:-distance] += rows[distance:]
+        half[-distance:] += rows[-1:]
+        rows, half = half, rows
+    return rows

@@ -1,4 +1,4 @@
-"""Pictures between files and tensors: read by mode, EXIF and ICC, written rounded and whole or not at all."""
+"""Pictures between files and arrays: read by mode, EXIF and ICC, written rounded and whole or not at all."""
 
 import errno
 import os
@@ -12,11 +12,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Shaped
+from numpy import ndarray
 from PIL import Image, features
 from PIL.ImageFile import ImageFile
-from torch import Tensor
 
-from patchscaler.errors import ImageReadError, ImageWriteError
+from patchscaler.errors import ConfigError, ImageReadError, ImageWriteError
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.icc import GREY, RGB, colour_space, from_srgb, is_srgb
 from patchscaler.imaging.mending import mend
@@ -57,6 +57,7 @@ __all__ = [
     "find_pictures",
     "losses",
     "picture_from",
+    "pictures_from",
     "read_picture",
     "read_size",
     "to_pil",
@@ -166,28 +167,44 @@ def picture_from(image: object) -> Picture:
     PIL.Image     at most 8 bits a colour sample (16 for grey): for more, give the path
     numpy array   (H,W), (H,W,3) or (H,W,4); uint8, uint16 or float in [0, 1]
     torch tensor  (3,H,W) or (1,3,H,W) float in [0, 1]
+    Picture       as it is
 
     Raises ImageReadError for files, TypeError for other types, ValueError for other shapes, dtypes and ranges.
     """
     if isinstance(image, str | Path | bytes | PictureFile | Readable):
         return read_picture(image)
+    if isinstance(image, Picture):
+        return image
     if isinstance(image, Image.Image):
         if min(image.size) < 1:
             raise ValueError(f"a picture of {image.width}x{image.height} has no pixels")
         return decode(image, None)
-    if isinstance(image, Tensor):
-        return from_tensor(image)
-    if isinstance(image, np.ndarray):
+    if isinstance(image, ndarray):
         return from_array(image)
+    if hasattr(image, "detach"):
+        return from_tensor(image)
     raise TypeError(f"cannot make a picture of {type(image).__name__}; give a path, PIL.Image, numpy array or tensor")
+
+
+def pictures_from(image: Any) -> tuple[list[Picture], bool]:
+    """The pictures of a call, and whether it is for several: a list, or an array (n,H,W,C) or tensor (n,3,H,W) of more
+    than one. Raises ConfigError for none at all, otherwise as `picture_from`."""
+    several = isinstance(image, list | tuple)
+    pictures: list[Picture] = []
+    for item in image if several else [image]:
+        stacked = not isinstance(item, Picture) and getattr(item, "ndim", 0) == 4
+        pictures += [picture_from(part) for part in item] if stacked else [picture_from(item)]
+    if not pictures:
+        raise ConfigError("no picture given: the list is empty")
+    return pictures, several or len(pictures) > 1
 
 
 def write_picture(
     path: str | Path,
-    pixels: Shaped[Tensor, "1 3 h w"],
+    pixels: Shaped[ndarray, "1 3 h w"],
     *,
     like: Picture | None = None,
-    alpha: Shaped[Tensor, "1 1 h w"] | None = None,
+    alpha: Shaped[ndarray, "1 1 h w"] | None = None,
     quality: int = 95,
     lossless: bool = False,
     metadata: bool = True,
@@ -254,8 +271,8 @@ def losses(picture: Picture, kind: str, metadata: bool = True) -> list[str]:
 def _encode(
     file: BinaryIO,
     kind: str,
-    pixels: Tensor,
-    alpha: Tensor | None,
+    pixels: ndarray,
+    alpha: ndarray | None,
     like: Picture,
     data: Metadata,
     lossy: dict[str, Any],
@@ -270,7 +287,7 @@ def _encode(
         if colourless and is_colourless(pixels):
             pixels = without_colour(pixels)
         if like.beyond is not None:
-            pixels = pixels + resize_bicubic(like.beyond, Size(*pixels.shape[-2:])).to(pixels.device)
+            pixels = pixels + resize_bicubic(like.beyond, Size(*pixels.shape[-2:]))
     if like.bits == 16 and kind == "PNG":
         samples = quantise(pixels, alpha, grey, np.uint16)
         write_png16(file, samples, exif=data.exif, icc_profile=icc, dpi=data.dpi, info=png_info(data))

@@ -1,6 +1,10 @@
-"""Sizes, height before width everywhere."""
+"""Sizes, height before width everywhere, and how picture, latents and result lie over each other."""
 
 from typing import NamedTuple
+
+SCALE = 4  # enlargement of one pass of the model
+STRIDE = 8  # d: pixels of the result per latent, along each side
+CELL = STRIDE // SCALE  # pixels of the picture per latent
 
 
 class Size(NamedTuple):
@@ -8,3 +12,10 @@ class Size(NamedTuple):
 
     height: int
     width: int
+
+    def times(self, factor: int) -> "Size":
+        return Size(factor * self.height, factor * self.width)
+
+    def latents(self) -> "Size":
+        """Of a picture of this size."""
+        return Size(-(-self.height // CELL), -(-self.width // CELL))

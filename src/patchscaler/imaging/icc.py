@@ -11,11 +11,10 @@ import struct
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from jaxtyping import Float
+from numpy import ndarray
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
-from torch import Tensor
 
 KNOTS = 65_536  # of a tabulated curve: finer than 16 bits can show
 ALIKE = 1 / 512  # profiles that differ less from sRGB are taken for it: half a step of 8 bits
@@ -51,14 +50,14 @@ def is_srgb(profile: bytes) -> bool:
     """Whether an RGB profile is sRGB, whatever its name: nowhere more than half an 8-bit step away."""
     if colour_space(profile) != RGB or not is_usable(profile):
         return False
-    side = torch.linspace(0, 1, 9)
-    lattice = torch.stack(torch.meshgrid(side, side, side, indexing="ij")).reshape(1, 3, 27, 27)
-    return float((_to_srgb(lattice, profile) - lattice).abs().max()) < ALIKE
+    side = np.linspace(0, 1, 9, dtype=np.float32)
+    lattice = np.stack(np.meshgrid(side, side, side, indexing="ij")).reshape(1, 3, 27, 27)
+    return bool(np.abs(_to_srgb(lattice, profile) - lattice).max() < ALIKE)
 
 
 def to_srgb(
-    values: Float[Tensor, "1 3 h w"], profile: bytes
-) -> tuple[Float[Tensor, "1 3 h w"], Float[Tensor, "1 3 h w"] | None]:
+    values: Float[ndarray, "1 3 h w"], profile: bytes
+) -> tuple[Float[ndarray, "1 3 h w"], Float[ndarray, "1 3 h w"] | None]:
     """Values of a usable profile, in [0, 1], as sRGB in [0, 1], and what sRGB cannot hold.
 
     The second is what `from_srgb` of the first lacks to give `values` again: zero, or None if nowhere more than half a
@@ -68,10 +67,10 @@ def to_srgb(
         return values, None
     pixels = _to_srgb(values, profile)
     rest = values - from_srgb(pixels, profile)
-    return pixels, rest if float(rest.abs().max()) > 0.5 / 65535 else None
+    return pixels, rest if np.abs(rest).max() > 0.5 / 65535 else None
 
 
-def from_srgb(pixels: Float[Tensor, "1 3 h w"], profile: bytes) -> Float[Tensor, "1 3 h w"]:
+def from_srgb(pixels: Float[ndarray, "1 3 h w"], profile: bytes) -> Float[ndarray, "1 3 h w"]:
     """sRGB in [0, 1] as values of a usable profile, cut to [0, 1]; grey profiles channel by channel."""
     if is_srgb(profile):
         return pixels
@@ -96,7 +95,7 @@ def lab_profile() -> bytes:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
 
 
-def _to_srgb(values: Tensor, profile: bytes) -> Tensor:
+def _to_srgb(values: ndarray, profile: bytes) -> ndarray:
     light, srgb = _light(profile), _srgb()
     if light is None:
         return _by_littlecms(values, profile, back=False)
@@ -106,19 +105,19 @@ def _to_srgb(values: Tensor, profile: bytes) -> Tensor:
 
 
 def _convert(
-    pixels: Tensor, curves: tuple[Curve, ...], matrix: NDArray[np.float64], targets: tuple[Curve, ...]
-) -> Tensor:
+    pixels: ndarray, curves: tuple[Curve, ...], matrix: NDArray[np.float64], targets: tuple[Curve, ...]
+) -> ndarray:
     """To light by `curves`, through `matrix`, cut to [0, 1] and back to values by `targets`."""
     places = np.linspace(0, 1, KNOTS)
-    flat = pixels.detach().cpu().float().reshape(3, -1).numpy()
-    result = np.empty_like(flat)
+    flat = pixels.reshape(3, -1)
+    result = np.empty(flat.shape, np.float32)
     for start in range(0, flat.shape[1], SLICE):
         part = flat[:, start : start + SLICE]
         light = np.stack([np.interp(row, places, curve) for row, curve in zip(part, curves, strict=True)])
         mixed = matrix @ light
         for row, curve, out in zip(mixed, targets, result, strict=True):
             out[start : start + SLICE] = np.interp(row, curve, places)  # cuts to [0, 1]
-    return torch.from_numpy(result).reshape(pixels.shape).to(pixels.device)
+    return result.reshape(pixels.shape)
 
 
 @functools.cache
@@ -200,9 +199,9 @@ def _littlecms(profile: bytes, back: bool) -> ImageCms.ImageCmsTransform | None:
         return None
 
 
-def _by_littlecms(pixels: Tensor, profile: bytes, back: bool) -> Tensor:
+def _by_littlecms(pixels: ndarray, profile: bytes, back: bool) -> ndarray:
     transform = _littlecms(profile, back)
     assert transform is not None  # see is_usable
-    samples = pixels[0].detach().cpu().float().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).numpy()
+    samples = np.round(pixels[0].clip(0, 1) * 255).astype(np.uint8).transpose(1, 2, 0)
     image = transform.apply(Image.fromarray(np.ascontiguousarray(samples)))
-    return torch.from_numpy(np.asarray(image).astype(np.float32) / 255).permute(2, 0, 1)[None].contiguous()
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1)[None] / np.float32(255))

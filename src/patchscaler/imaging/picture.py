@@ -5,11 +5,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float, Shaped
+from numpy import ndarray
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
-from torch import Tensor
 
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.icc import GREY, colour_space, convert_by_profile, is_usable, lab_profile, to_srgb
@@ -38,15 +37,15 @@ class Picture:
     remarks      what was odd about the file, and which of its parts are not here, each in some words
     """
 
-    pixels: Float[Tensor, "1 3 h w"]
-    alpha: Float[Tensor, "1 1 h w"] | None = None
+    pixels: Float[ndarray, "1 3 h w"]
+    alpha: Float[ndarray, "1 1 h w"] | None = None
     mode: str = "RGB"
     bits: int = 8
     grey: bool = False
     exif: bytes | None = None
     icc_profile: bytes | None = None
     dpi: tuple[float, float] | None = None
-    beyond: Float[Tensor, "1 3 h w"] | None = None
+    beyond: Float[ndarray, "1 3 h w"] | None = None
     xmp: bytes | None = None
     iptc: bytes | None = None
     texts: Mapping[str, str] = field(default_factory=dict)
@@ -62,57 +61,60 @@ class Picture:
 
 
 def to_pil(
-    pixels: Shaped[Tensor, "1 3 h w"], alpha: Shaped[Tensor, "1 1 h w"] | None = None, grey: bool = False
+    pixels: Shaped[ndarray, "1 3 h w"], alpha: Shaped[ndarray, "1 1 h w"] | None = None, grey: bool = False
 ) -> Image.Image:
     """An 8-bit PIL picture (RGB, RGBA, or L, LA if `grey`) of `pixels`, by `quantise`."""
     samples = quantise(pixels, alpha, grey, np.uint8)
     return Image.fromarray(samples[:, :, 0] if samples.shape[2] == 1 else samples)
 
 
-def quantise(pixels: Tensor, alpha: Tensor | None, grey: bool, dtype: type[np.uint8] | type[np.uint16]) -> NDArray[Any]:
+def quantise(
+    pixels: ndarray, alpha: ndarray | None, grey: bool, dtype: type[np.uint8] | type[np.uint16]
+) -> NDArray[Any]:
     """(1,3,H,W) and (1,1,H,W) to (H,W,C) samples, clamped and rounded to nearest, plane by plane.
 
     Float planes lie in [0, 1]; planes of whole numbers in [0, their type's largest], and stay as they are where they
     can.
     """
     if pixels.ndim != 4 or pixels.shape[:2] != (1, 3) or (alpha is not None and alpha.shape[2:] != pixels.shape[2:]):
-        shapes = f"{tuple(pixels.shape)} with alpha {None if alpha is None else tuple(alpha.shape)}"
+        shapes = f"{pixels.shape} with alpha {None if alpha is None else alpha.shape}"
         raise ValueError(f"a picture must be (1,3,H,W), its alpha (1,1,H,W), got {shapes}")
     planes = [(plane, _largest(pixels)) for plane in ([_luma(*pixels[0])] if grey else pixels[0])]
     if alpha is not None:
         planes.append((alpha[0, 0], _largest(alpha)))
     samples, peak = np.empty((*pixels.shape[2:], len(planes)), dtype), np.iinfo(dtype).max
     for index, (plane, largest) in enumerate(planes):
-        exact = largest == peak and not plane.is_floating_point()
-        scaled = plane if exact else plane.detach().float().mul(peak / largest).clamp_(0, peak).round_()
-        samples[:, :, index] = scaled.cpu().numpy()
+        exact = largest == peak and plane.dtype.kind == "u"
+        samples[:, :, index] = plane if exact else np.rint((plane * np.float32(peak / largest)).clip(0, peak))
     return samples
 
 
-def _largest(plane: Tensor) -> int:
+def _largest(plane: ndarray) -> int:
     """What stands for full intensity."""
-    return 1 if plane.is_floating_point() else torch.iinfo(plane.dtype).max
+    return 1 if plane.dtype.kind == "f" else int(np.iinfo(plane.dtype).max)
 
 
-def as_float(plane: Tensor) -> Tensor:
+def as_float(plane: ndarray) -> ndarray:
     """Samples of whole numbers to [0, 1]; float ones as they are."""
-    return plane if plane.is_floating_point() else plane.float() / _largest(plane)
+    return plane if plane.dtype.kind == "f" else plane / np.float32(_largest(plane))
 
 
-def _luma(red: Tensor, green: Tensor, blue: Tensor) -> Tensor:
-    """Full-range luma of BT.601, float."""
-    return 0.299 * red.float() + 0.587 * green.float() + 0.114 * blue.float()
+def _luma(red: ndarray, green: ndarray, blue: ndarray) -> ndarray:
+    """Full-range luma of BT.601, float32."""
+    return np.float32(0.299) * red + np.float32(0.587) * green + np.float32(0.114) * blue
 
 
-def is_colourless(pixels: Float[Tensor, "1 3 h w"]) -> bool:
+def is_colourless(pixels: Float[ndarray, "1 3 h w"]) -> bool:
     """Whether every pixel is grey, but for the rounding of a conversion."""
     # Some rows at a time: the first with a colour settles it, and no second picture lies in memory.
-    return all(bool((rows[1:] - rows[:1]).abs().max() < ROUNDING) for rows in pixels[0].split(256, dim=1))
+    starts = range(0, pixels.shape[2], 256)
+    bands = (pixels[0, :, top : top + 256] for top in starts)
+    return all(np.abs(rows[1:] - rows[:1]).max() < ROUNDING for rows in bands)
 
 
-def without_colour(pixels: Float[Tensor, "1 3 h w"]) -> Float[Tensor, "1 3 h w"]:
+def without_colour(pixels: Float[ndarray, "1 3 h w"]) -> Float[ndarray, "1 3 h w"]:
     """Three equal channels of the same luma."""
-    return _luma(*pixels[0]).expand(1, 3, -1, -1)
+    return np.broadcast_to(_luma(*pixels[0]), pixels.shape)
 
 
 def decode(image: Image.Image, deep: NDArray[np.uint16] | None) -> Picture:
@@ -152,7 +154,7 @@ def decode(image: Image.Image, deep: NDArray[np.uint16] | None) -> Picture:
     )
 
 
-def _managed(picture: Picture, icc: bytes | None) -> tuple[Tensor, Tensor | None, bytes | None]:
+def _managed(picture: Picture, icc: bytes | None) -> tuple[ndarray, ndarray | None, bytes | None]:
     """Pixels as sRGB, what sRGB cannot hold, and the profile; None if it is damaged or of other colours than these."""
     if icc is None or (colour_space(icc) == GREY) != picture.grey or not is_usable(icc):
         return picture.pixels, None, None
@@ -189,24 +191,25 @@ def _to_eight_bit(image: Image.Image) -> tuple[Image.Image, bool]:
     raise ValueError(f"mode {image.mode} is not supported")
 
 
-def _upright(plane: Tensor, orientation: int) -> Tensor:
+def _upright(plane: ndarray, orientation: int) -> ndarray:
     """Undo EXIF orientation 1 to 8 (EXIF 2.32, tag 0x0112) on (...,H,W)."""
     if orientation in (5, 6, 7, 8):
-        plane = plane.transpose(-2, -1)
+        plane = plane.swapaxes(-2, -1)
     flips = {2: (-1,), 3: (-2, -1), 4: (-2,), 6: (-1,), 7: (-2, -1), 8: (-2,)}.get(orientation, ())
-    return plane.flip(flips).contiguous()
+    return np.ascontiguousarray(np.flip(plane, flips))
 
 
-def from_tensor(tensor: Tensor) -> Picture:
+def from_tensor(tensor: Any) -> Picture:
+    """A torch tensor (3,H,W) or (1,3,H,W)."""
     if tensor.ndim == 3:
         tensor = tensor[None]
     if tensor.ndim != 4 or tensor.shape[:2] != (1, 3) or tensor.numel() == 0:
         raise ValueError(f"a tensor picture must be (3,H,W) or (1,3,H,W), got {tuple(tensor.shape)}")
     if not tensor.is_floating_point():
         raise ValueError(f"a tensor picture must be float in [0, 1], got {tensor.dtype}")
-    pixels = tensor.detach().to("cpu", torch.float32).contiguous()
+    pixels = tensor.detach().cpu().float().numpy()
     _check_range(float(pixels.min()), float(pixels.max()))
-    return Picture(pixels.clamp(0, 1))
+    return Picture(pixels.clip(0, 1))
 
 
 def from_array(array: NDArray[Any]) -> Picture:
@@ -232,12 +235,11 @@ def _from_samples(samples: NDArray[Any]) -> Picture:
     peak = np.iinfo(samples.dtype).max if samples.dtype.kind == "u" else 1
     planes = np.empty((samples.shape[2], *samples.shape[:2]), np.float32)
     np.divide(samples.transpose(2, 0, 1), np.float32(peak), out=planes, casting="unsafe")
-    tensor = torch.from_numpy(planes)[None]
     grey, has_alpha = samples.shape[2] < 3, samples.shape[2] in (2, 4)
-    colours = tensor[:, :-1] if has_alpha else tensor
+    colours = planes[:-1] if has_alpha else planes
     return Picture(
-        pixels=colours.expand(-1, 3, -1, -1).contiguous(),
-        alpha=tensor[:, -1:].contiguous() if has_alpha else None,
+        pixels=(np.repeat(colours, 3, axis=0) if grey else np.ascontiguousarray(colours))[None],
+        alpha=planes[None, -1:] if has_alpha else None,
         bits=16 if peak == 65535 else 8,
         grey=grey,
     )

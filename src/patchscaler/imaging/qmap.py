@@ -3,10 +3,10 @@
 import bisect
 from collections.abc import Sequence
 
-import torch
+import numpy as np
 from jaxtyping import Float, Int64
+from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
 
 from patchscaler.imaging.picture import to_pil
 
@@ -17,8 +17,8 @@ PAPER, INK = (255, 255, 255), (32, 32, 32)
 
 
 def draw_qmap(
-    pixels: Float[Tensor, "1 3 h w"],
-    groups: Int64[Tensor, " B"],
+    pixels: Float[ndarray, "1 3 h w"],
+    groups: Int64[ndarray, " B"],
     boxes: Sequence[tuple[int, int, int, int]],
     names: Sequence[str],
 ) -> Image.Image:
@@ -39,13 +39,13 @@ def draw_qmap(
     if not 0 <= lowest <= highest < len(names):
         raise ValueError(f"groups reach from {lowest} to {highest}, but there are {len(names)} names")
     height, width = pixels.shape[-2:]
-    nearest = _nearest_groups(groups.cpu(), boxes, height, width)
-    red, green, blue = pixels[0].detach().float().cpu()
+    nearest = _nearest_groups(groups, boxes, height, width)
+    red, green, blue = pixels[0]
     base = (1 - OPACITY) * (0.299 * red + 0.587 * green + 0.114 * blue)
-    tints = OPACITY * torch.tensor(COLOURS) / 255
-    painted = to_pil(torch.stack([base + tint[nearest] for tint in tints.T])[None])
+    tints = OPACITY * np.array(COLOURS, np.float32) / 255
+    painted = to_pil(np.stack([base + tint[nearest] for tint in tints.T])[None])
 
-    legend = _legend(torch.bincount(groups.cpu(), minlength=len(names)).tolist(), names, width)
+    legend = _legend(np.bincount(groups, minlength=len(names)).tolist(), names, width)
     canvas = Image.new("RGB", (max(width, legend.width), height + legend.height), PAPER)
     canvas.paste(painted, (0, 0))
     canvas.paste(legend, (0, height))
@@ -53,23 +53,23 @@ def draw_qmap(
 
 
 def _nearest_groups(
-    groups: Int64[Tensor, " B"], boxes: Sequence[tuple[int, int, int, int]], height: int, width: int
-) -> Int64[Tensor, "h w"]:
+    groups: Int64[ndarray, " B"], boxes: Sequence[tuple[int, int, int, int]], height: int, width: int
+) -> Int64[ndarray, "h w"]:
     """Group of the nearest patch for every pixel. Centres form a grid, so the nearest row and column make the patch."""
     centres = [(top + high / 2, left + wide / 2) for top, left, high, wide in boxes]
     rows, cols = sorted({y for y, _ in centres}), sorted({x for _, x in centres})
     if not len(centres) == len(set(centres)) == len(rows) * len(cols):
         raise ValueError(f"{len(boxes)} boxes are not the {len(rows)} x {len(cols)} places of a grid")
-    grid = torch.empty(len(rows), len(cols), dtype=torch.int64)
+    grid = np.empty((len(rows), len(cols)), np.int64)
     for (y, x), group in zip(centres, groups.tolist(), strict=True):
         grid[bisect.bisect_left(rows, y), bisect.bisect_left(cols, x)] = group
     return grid[_nearest(rows, height)[:, None], _nearest(cols, width)]
 
 
-def _nearest(centres: list[float], length: int) -> Int64[Tensor, " length"]:
+def _nearest(centres: list[float], length: int) -> Int64[ndarray, " length"]:
     """Index of the nearest of the sorted `centres` for each pixel of a side."""
-    places = torch.tensor(centres, dtype=torch.float64)
-    return torch.bucketize(torch.arange(length, dtype=torch.float64) + 0.5, (places[1:] + places[:-1]) / 2)
+    places = np.array(centres)
+    return np.searchsorted((places[1:] + places[:-1]) / 2, np.arange(length) + 0.5)
 
 
 def _legend(counts: list[int], names: Sequence[str], width: int) -> Image.Image:

@@ -1,37 +1,33 @@
-"""Bicubic resizing that agrees with Pillow's, on float pictures."""
+"""Bicubic resizing by Pillow, on float pictures."""
 
+import numpy as np
 from jaxtyping import Float
-from torch import Tensor
-from torch.nn import functional as F
+from numpy import ndarray
+from PIL import Image
 
 from patchscaler.imaging.geometry import Size
 
 CUBIC_REACH = 3  # px: a cubic's support on each side, and one more for what lies between two pixels
 
 
-def resize_bicubic(
-    pixels: Float[Tensor, "n c h w"], size: Size, antialias: bool = True, clamp: bool = False
-) -> Float[Tensor, "n c h2 w2"]:
-    """Resize `pixels` (N,C,H,W) to `size`, half-pixel centres.
+def resize_bicubic(pixels: Float[ndarray, "n c h w"], size: Size, clamp: bool = False) -> Float[ndarray, "n c h2 w2"]:
+    """Resize `pixels` (N,C,H,W) to `size`, half-pixel centres: Keys' cubic with a = -0.5, its support widened by the
+    factor when shrinking.
 
-    antialias  True: Pillow's BICUBIC (Keys' cubic with a = -0.5, its support widened by the factor when shrinking).
-               False: the four nearest pixels alone and a = -0.75, as OpenCV's INTER_CUBIC; shrinking then aliases.
-    clamp      cut the cubic's overshoot to [0, 1]; without it the result may leave the input's range by about 15 %.
+    clamp  cut the cubic's overshoot to [0, 1]; without it the result may leave the input's range by about 15 %.
 
     Raises ValueError if a side of `size` is below 1.
     """
     if min(size) < 1:
         raise ValueError(f"cannot resize to {size.height}x{size.width}: both sides must be at least 1")
-    if size.width == 1 and antialias:
-        # torch (2.13 too) gets the height wrong when the result is one pixel wide: do the width, then the height lying.
-        column = _bicubic(pixels, Size(pixels.shape[-2], 1), antialias)
-        resized = _bicubic(column.mT, Size(1, size.height), antialias).mT.contiguous()
-    else:
-        resized = _bicubic(pixels, size, antialias)
-    return resized.clamp_(0.0, 1.0) if clamp else resized
+    resized = np.empty((*pixels.shape[:2], *size), np.float32)
+    for plane, out in zip(pixels.reshape(-1, *pixels.shape[-2:]), resized.reshape(-1, *size), strict=True):
+        image = Image.fromarray(np.ascontiguousarray(plane, np.float32))  # mode "F"
+        out[:] = np.asarray(image.resize((size.width, size.height), Image.Resampling.BICUBIC))
+    return resized.clip(0.0, 1.0, out=resized) if clamp else resized
 
 
-def enlarge_rows(pixels: Float[Tensor, "n c h w"], factor: int, top: int, bottom: int) -> Float[Tensor, "n c h2 w2"]:
+def enlarge_rows(pixels: Float[ndarray, "n c h w"], factor: int, top: int, bottom: int) -> Float[ndarray, "n c h2 w2"]:
     """Rows [top, bottom) of `pixels` resized to `factor` times their size, from the rows that they depend on alone.
 
     Equal to those rows of `resize_bicubic`, up to rounding. Raises ValueError for rows that are not there.
@@ -42,7 +38,3 @@ def enlarge_rows(pixels: Float[Tensor, "n c h w"], factor: int, top: int, bottom
     first, last = max(top // factor - CUBIC_REACH, 0), min(-(-bottom // factor) + CUBIC_REACH, height)
     part = resize_bicubic(pixels[..., first:last, :], Size(factor * (last - first), factor * width))
     return part[..., top - factor * first : bottom - factor * first, :]
-
-
-def _bicubic(pixels: Tensor, size: Size, antialias: bool) -> Tensor:
-    return F.interpolate(pixels, size=tuple(size), mode="bicubic", align_corners=False, antialias=antialias)

@@ -3,13 +3,11 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import torch
-import torch.nn.functional as F
-from einops import rearrange
-from jaxtyping import Float, Shaped
-from torch import Tensor
+import numpy as np
+from jaxtyping import Float
+from numpy import ndarray
 
 from patchscaler.errors import ConfigError
 from patchscaler.imaging.geometry import Size
@@ -26,8 +24,8 @@ class Tile(NamedTuple):
     left: int
     right: int
 
-    def of(self, plane: Tensor) -> Tensor:
-        """This part (...,h,w) of a plane (...,H,W); a view."""
+    def of(self, plane: Any) -> Any:
+        """This part (...,h,w) of an array or tensor (...,H,W); a view."""
         return plane[..., self.top : self.bottom, self.left : self.right]
 
     def widened(self, halo: int, size: Size) -> "Tile":
@@ -129,29 +127,35 @@ def padded_size(size: Size, patch: int) -> Size:
     return Size(max(size.height, patch), max(size.width, patch))
 
 
-def pad_to_patch(latents: Float[Tensor, "n c h w"], patch: int) -> Float[Tensor, "n c H W"]:
+def pad_to_patch(latents: Any, patch: int) -> Any:
     """Repeat the last row and column until both sides hold one patch; crop to the old size afterwards."""
     return pad_to(latents, padded_size(Size(*latents.shape[-2:]), patch))
 
 
-def pad_to(plane: Float[Tensor, "n c h w"], size: Size) -> Float[Tensor, "n c H W"]:
-    """Repeat the last row and column up to `size`, which is no smaller."""
+def pad_to(plane: Any, size: Size) -> Any:
+    """An array or tensor (...,h,w) whose last row and column are repeated up to `size`, which is no smaller."""
     height, width = plane.shape[-2:]
     if size == (height, width):
         return plane
-    return F.pad(plane, (0, size.width - width, 0, size.height - height), mode="replicate")
+    rows, cols = (np.minimum(np.arange(side), own - 1) for side, own in zip(size, (height, width), strict=True))
+    return plane[..., rows, :][..., cols]
 
 
-def split(latents: Shaped[Tensor, "1 c h w"], grid: PatchGrid) -> Shaped[Tensor, "B c V V"]:
-    """Cut out every patch of `grid`, row-major; dtype and device are kept. Raises ConfigError if the sizes differ."""
-    if latents.shape[-2:] != grid.size:
+def split(latents: Any, grid: PatchGrid) -> Any:
+    """Cut every patch of `grid` out of an array or tensor (1,c,h,w), row-major: (B,c,V,V). Raises ConfigError if the
+    sizes differ."""
+    if tuple(latents.shape[-2:]) != grid.size:
         raise ConfigError(f"latents of size {tuple(latents.shape[-2:])} do not fit a grid of size {tuple(grid.size)}")
-    rows = _covered(grid.rows, grid.patch, latents.device)[:, None, :, None]
-    cols = _covered(grid.cols, grid.patch, latents.device)[None, :, None, :]
-    return rearrange(latents[0, :, rows, cols], "c r q h w -> (r q) c h w")
+    numbers = np.arange(grid.patch)
+    rows = np.asarray(grid.rows)[:, None, None, None] + numbers[:, None]  # (r,1,V,1)
+    cols = np.asarray(grid.cols)[:, None, None] + numbers  # (q,1,V)
+    cut = latents[0][:, rows, cols]  # (c,r,q,V,V)
+    return cut.reshape(len(cut), grid.count, grid.patch, grid.patch).swapaxes(0, 1)
 
 
-def merge(patches: Float[Tensor, "B c V V"], grid: PatchGrid, window: Float[Tensor, "V V"]) -> Float[Tensor, "1 c h w"]:
+def merge(
+    patches: Float[ndarray, "B c V V"], grid: PatchGrid, window: Float[ndarray, "V V"]
+) -> Float[ndarray, "1 c h w"]:
     """Blend patches back: at each place the mean of the patches lying there, weighted by `window`.
 
     patches  in the order of `split`, any float dtype
@@ -168,19 +172,24 @@ def merge(patches: Float[Tensor, "B c V V"], grid: PatchGrid, window: Float[Tens
 
 
 def blend(
-    patches: Float[Tensor, "B c V V"],
+    patches: Float[ndarray, "B c V V"],
     rows: Sequence[int],
     cols: Sequence[int],
     size: Size,
-    window: Float[Tensor, "V V"],
-) -> Float[Tensor, "1 c h w"]:
+    window: Float[ndarray, "V V"],
+) -> Float[ndarray, "1 c h w"]:
     """`merge` for patches whose top rows and left columns are given: also some lines of a grid, alone."""
-    weights = window.to(patches.device, torch.float32)
-    total = _accumulate(patches.float() * weights, rows, cols, size)
-    return total / _accumulate(weights.expand(len(patches), 1, -1, -1), rows, cols, size)
+    side = patches.shape[-1]
+    total = np.zeros((patches.shape[1], *size), np.float32)
+    weights = np.zeros(size, np.float32)
+    for number, (top, left) in enumerate((top, left) for top in rows for left in cols):
+        here = (..., slice(top, top + side), slice(left, left + side))
+        total[here] += patches[number] * window
+        weights[here] += window
+    return (total / weights)[None]
 
 
-def raised_cosine_window(patch: int, overlap: int) -> Float[Tensor, "V V"]:
+def raised_cosine_window(patch: int, overlap: int) -> Float[ndarray, "V V"]:
     """Weights in (0, 1], float32: flat in the middle, falling as a squared sine over the `overlap` with each neighbour.
 
     Two neighbours' ramps sum to one, so that up to half a patch of overlap the blend is a cross-fade; no overlap gives
@@ -190,25 +199,8 @@ def raised_cosine_window(patch: int, overlap: int) -> Float[Tensor, "V V"]:
     if not 0 <= overlap < patch:
         raise ConfigError(f"overlap {overlap} must lie in [0, {patch - 1}], below the patch side {patch}")
     ramp = min(overlap, patch // 2)
-    side = torch.ones(patch, dtype=torch.float64)
+    side = np.ones(patch)
     if ramp:
-        rise = torch.sin(math.pi / 2 * (torch.arange(ramp, dtype=torch.float64) + 0.5) / ramp) ** 2
-        side[:ramp] = rise
-        side[-ramp:] = rise.flip(0)
-    return torch.outer(side, side).float()
-
-
-def _covered(origins: Sequence[int], patch: int, device: torch.device) -> Tensor:
-    """Indices (len(origins), patch) that each patch covers along one side."""
-    return torch.tensor(origins, device=device)[:, None] + torch.arange(patch, device=device)
-
-
-def _accumulate(patches: Tensor, rows: Sequence[int], cols: Sequence[int], size: Size) -> Tensor:
-    """Sum patches (B,c,V,V) at their places into (1,c,h,w): along the height, then along the width."""
-    # Line by line, because index_add_ is fast on whole lines of the leading dimension and slow on single values.
-    patch, device = patches.shape[-1], patches.device
-    lines = rearrange(patches, "(r q) c h w -> (r h) (q c w)", r=len(rows))
-    tall = lines.new_zeros(size.height, lines.shape[1]).index_add_(0, _covered(rows, patch, device).flatten(), lines)
-    stacks = rearrange(tall, "H (q c w) -> (q w) (c H)", q=len(cols), w=patch)
-    wide = stacks.new_zeros(size.width, stacks.shape[1]).index_add_(0, _covered(cols, patch, device).flatten(), stacks)
-    return rearrange(wide, "W (c H) -> 1 c H W", H=size.height)
+        rise = np.sin(math.pi / 2 * (np.arange(ramp) + 0.5) / ramp) ** 2
+        side[:ramp], side[-ramp:] = rise, rise[::-1]
+    return np.outer(side, side).astype(np.float32)

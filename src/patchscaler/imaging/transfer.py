@@ -3,9 +3,9 @@
 import struct
 from typing import Any
 
-import torch
+import numpy as np
 from jaxtyping import Float
-from torch import Tensor
+from numpy import ndarray
 
 SRGB_GAMMA, ALIKE = 1 / 2.2, 0.02
 SRGB_CORNERS = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)
@@ -13,10 +13,10 @@ HDR = {16: "PQ", 18: "HLG"}
 WIDE = {9: "BT.2020", 11: "DCI-P3", 12: "Display P3"}
 
 
-def from_gamma(values: Float[Tensor, "1 3 h w"], gamma: float) -> Float[Tensor, "1 3 h w"]:
+def from_gamma(values: Float[ndarray, "1 3 h w"], gamma: float) -> Float[ndarray, "1 3 h w"]:
     """Values that are light to the power `gamma`, as sRGB (IEC 61966-2-1)."""
-    light = values.pow(1 / gamma)
-    return torch.where(light <= 0.0031308, 12.92 * light, 1.055 * light.clamp(min=1e-9).pow(1 / 2.4) - 0.055)
+    light = values ** (1 / gamma)
+    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * np.maximum(light, 1e-9) ** (1 / 2.4) - 0.055)
 
 
 def odd_gamma(info: dict[Any, Any]) -> float | None:

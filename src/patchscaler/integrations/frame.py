@@ -8,14 +8,38 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from patchscaler.coarse import Coarse
 from patchscaler.errors import ConfigError
 from patchscaler.imaging.colour import wavelet_colour_fix
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.resize import resize_bicubic
 from patchscaler.imaging.tiles import pad_to, padded_size
 from patchscaler.models import borrowed
-from patchscaler.pgs import GroupConfig, PatchDenoiser, Refined, refine
+from patchscaler.pgs import GroupConfig
+from patchscaler.pgs.plug_in import PatchDenoiser, Refined, pool_confidence, refine
+from patchscaler.stages.passes import Result
+
+
+class Coarse(NamedTuple):
+    """A picture x4 by the restorer alone, as tensors: what PGS has to know before a diffusion model works on it.
+
+    low         (1,3,H,W) in [0,1], the picture itself
+    pixels      (1,3,4H,4W) in [0,1]
+    confidence  (1,1,ceil(H/2),ceil(W/2)) in (0,1], on the grid of 8 coarse pixels
+    """
+
+    low: Tensor
+    pixels: Tensor
+    confidence: Tensor
+
+    @classmethod
+    def of(cls, result: Result) -> "Coarse":
+        """From `Upscaler()(image, steps=(0, 0, 0))`."""
+        arrays = (result.source.pixels, result.pixels, result.confidence)
+        return cls(*(torch.from_numpy(array) for array in arrays))
+
+    def confidence_at(self, size: Size) -> Tensor:
+        """(1,1,*size): the confidence on another grid of the same picture, such as another autoencoder's latents."""
+        return pool_confidence(self.confidence, size)
 
 
 @dataclass(frozen=True)
@@ -128,8 +152,8 @@ def finish(pipe: Any, autoencoder: Any, plane: Plane, coarse: Coarse, refined: R
     height, width = coarse.pixels.shape[-2:]
     pixels = borrowed.from_signed(decoded)[..., :height, :width]
     if colour_fix:
-        enlarged = resize_bicubic(coarse.low.float(), Size(height, width)).to(pixels)
-        pixels = wavelet_colour_fix(pixels, enlarged).clamp(0, 1)
+        enlarged = resize_bicubic(coarse.low.float().cpu().numpy(), Size(height, width))
+        pixels = torch.from_numpy(wavelet_colour_fix(pixels.cpu().numpy(), enlarged).clip(0, 1)).to(pixels.device)
     pipe.maybe_free_model_hooks()
     boxes = [place.times(plane.stride) for place in refined.places]
     cut = [(box.top, box.left, min(box.bottom, height) - box.top, min(box.right, width) - box.left) for box in boxes]

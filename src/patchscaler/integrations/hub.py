@@ -10,8 +10,8 @@ import torch
 
 from patchscaler.errors import ConfigError, WeightsError
 from patchscaler.integrations import ldm_upscale, sd_img2img, sd_upscale, stablesr
+from patchscaler.integrations.diffusers.calls import dtype_argument
 from patchscaler.integrations.frame import Upscaled
-from patchscaler.storage import dtype_argument
 
 # The pipelines that PGS goes over, and their adapters; where there are two, the first unless the other is asked for.
 ADAPTERS: dict[str, dict[str, Callable[..., Upscaled]]] = {

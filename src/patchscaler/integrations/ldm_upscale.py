@@ -5,13 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patchscaler.coarse import Coarse
-from patchscaler.diffusion.noise import NoiseSource
 from patchscaler.errors import ConfigError
-from patchscaler.imaging.geometry import Size
+from patchscaler.imaging.geometry import SCALE, Size
 from patchscaler.imaging.tiles import Tile, pad_to
-from patchscaler.inference.parts import SCALE
-from patchscaler.integrations.frame import Sampling, Upscaled, finish, plan_plane, refine_on, stride_of
+from patchscaler.integrations.frame import Coarse, Sampling, Upscaled, finish, plan_plane, refine_on, stride_of
+from patchscaler.integrations.noise import NoiseSource
 from patchscaler.models import borrowed
 
 
@@ -19,7 +17,7 @@ from patchscaler.models import borrowed
 def upscale(pipe: Any, coarse: Coarse, sampling: Sampling | None = None) -> Upscaled:
     """x4 by `LDMSuperResolutionPipeline`.
 
-    coarse  from `patchscaler.coarse.restore`; its small picture is cut into tiles beside the latents
+    coarse  a `Coarse`; its small picture is cut into tiles beside the latents
 
     Starts as `sd_upscale` does. With one tile, one group of tau = T, the same generator and `colour_fix=False` the
     result is the pipeline's own.

@@ -8,11 +8,10 @@ from typing import Any
 
 import torch
 
-from patchscaler.coarse import Coarse
-from patchscaler.diffusion.noise import NoiseSource
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.tiles import Tile, pad_to
-from patchscaler.integrations.frame import Sampling, Upscaled, finish, plan_plane, refine_on, stride_of
+from patchscaler.integrations.frame import Coarse, Sampling, Upscaled, finish, plan_plane, refine_on, stride_of
+from patchscaler.integrations.noise import NoiseSource
 from patchscaler.integrations.text_unet import TextUNet
 from patchscaler.models import borrowed
 
@@ -30,7 +29,7 @@ def upscale(
     """x4 by Stable Diffusion.
 
     pipe     StableDiffusionImg2ImgPipeline or StableDiffusionPipeline: both have what is needed
-    coarse   from `patchscaler.coarse.restore`
+    coarse   a `Coarse`
     prompt, negative_prompt, guidance_scale   as in the pipeline; one prompt for all tiles
 
     With one tile, one group, the same generator and `colour_fix=False` the result is the pipeline's own.

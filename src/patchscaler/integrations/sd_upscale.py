@@ -5,13 +5,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patchscaler.coarse import Coarse
-from patchscaler.diffusion.noise import NoiseSource
 from patchscaler.errors import ConfigError
-from patchscaler.imaging.geometry import Size
+from patchscaler.imaging.geometry import SCALE, Size
 from patchscaler.imaging.tiles import Tile, pad_to
-from patchscaler.inference.parts import SCALE
-from patchscaler.integrations.frame import Sampling, Upscaled, finish, plan_plane, refine_on, stride_of
+from patchscaler.integrations.frame import Coarse, Sampling, Upscaled, finish, plan_plane, refine_on, stride_of
+from patchscaler.integrations.noise import NoiseSource
 from patchscaler.integrations.text_unet import TextUNet
 from patchscaler.models import borrowed
 
@@ -29,7 +27,7 @@ def upscale(
 ) -> Upscaled:
     """x4 by `StableDiffusionUpscalePipeline`.
 
-    coarse       from `patchscaler.coarse.restore`; its small picture, with noise of `noise_level`, is cut into tiles
+    coarse       a `Coarse`; its small picture, with noise of `noise_level`, is cut into tiles
                  beside the latents
     noise_level, prompt, negative_prompt, guidance_scale   as in the pipeline
 

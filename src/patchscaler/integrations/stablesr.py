@@ -7,9 +7,8 @@ its tiling over the base model, so it shows what PGS saves, and not StableSR's q
 from dataclasses import replace
 from typing import Any
 
-from patchscaler.coarse import Coarse
 from patchscaler.integrations import sd_img2img
-from patchscaler.integrations.frame import Sampling, Upscaled
+from patchscaler.integrations.frame import Coarse, Sampling, Upscaled
 
 PATCH, OVERLAP = 64, 32  # StableSR's, in latents; V = 64 in the paper
 

@@ -5,8 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patchscaler.diffusion.guidance import guide
-
 
 class TextUNet:
     """Predictions of a pipeline's U-Net for tiles, as the pipeline's own loop asks for them.
@@ -44,4 +42,7 @@ class TextUNet:
             class_labels=None if labels is None else labels.expand(copies * count),
             return_dict=False,
         )[0]
-        return guide(prediction, self.scale) if self.guided else prediction
+        if not self.guided:
+            return prediction
+        without, prompted = prediction.chunk(2)  # classifier-free guidance (Ho and Salimans, arXiv 2207.12598)
+        return without + self.scale * (prompted - without)

@@ -16,49 +16,16 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from patchscaler.errors import ConfigError
+from patchscaler.imaging.dct import BlockDct, dct_bases
+from patchscaler.imaging.geometry import STRIDE
 from patchscaler.models.base import ConfigMixin, ModelMixin, register_to_config
-
-STRIDE = 8  # d: pixels per latent, along each side
-
-# JPEG's full-range YCbCr (BT.601), rows Y, Cb, Cr; chroma is centred on 0.
-_RGB_TO_YCBCR = torch.tensor(
-    [[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]], dtype=torch.float64
-)
-
-
-def _dct_matrix(n: int) -> Tensor:
-    """Orthonormal DCT-II, (frequency, position)."""
-    frequency = torch.arange(n, dtype=torch.float64)[:, None]
-    position = torch.arange(n, dtype=torch.float64)[None]
-    matrix = torch.cos(math.pi * (2 * position + 1) * frequency / (2 * n)) * math.sqrt(2 / n)
-    matrix[0] /= math.sqrt(2)
-    return matrix
-
-
-def _lowest_frequencies(count: int) -> list[tuple[int, int]]:
-    """The `count` lowest (row, column) frequencies of an 8x8 block by distance from the origin."""
-    grid = [(i, j) for i in range(STRIDE) for j in range(STRIDE)]
-    return sorted(grid, key=lambda p: (p[0] ** 2 + p[1] ** 2, p))[:count]
 
 
 @functools.lru_cache
 @torch.inference_mode(False)  # the cached tensors must also serve a training that follows
-def dct_bases(luma: int, chroma: int, device: torch.device, side: int) -> tuple[Tensor, Tensor]:
-    """Analysis kernels (c,3,8,8) and synthesis kernels (c,3,side,side) of the truncated block DCT in YCbCr.
-
-    c = luma + 2 chroma. With fewer than 8 pixels a side the blocks are drawn small, as by decoders of JPEG files: of
-    their lowest frequencies, while the kernels of the others are 0.
-    """
-    dct, small = _dct_matrix(STRIDE), _dct_matrix(side) * (side / STRIDE) ** 0.5
-    small = F.pad(small, (0, 0, 0, STRIDE - side))
-    ycbcr_to_rgb = torch.linalg.inv(_RGB_TO_YCBCR)
-    analysis: list[Tensor] = []
-    synthesis: list[Tensor] = []
-    for plane, count in enumerate((luma, chroma, chroma)):
-        for i, j in _lowest_frequencies(count):
-            analysis.append(_RGB_TO_YCBCR[plane][:, None, None] * torch.outer(dct[i], dct[j]))
-            synthesis.append(ycbcr_to_rgb[:, plane][:, None, None] * torch.outer(small[i], small[j]))
-    return torch.stack(analysis).float().to(device), torch.stack(synthesis).float().to(device)
+def _bases_on(luma: int, chroma: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    analysis, synthesis = dct_bases(luma, chroma, STRIDE)
+    return torch.from_numpy(analysis).to(device), torch.from_numpy(synthesis).to(device)
 
 
 class ResidualBlock(nn.Module):
@@ -129,6 +96,16 @@ class DctAutoencoder(ModelMixin, ConfigMixin):
         fine = 2 * config.fine_blocks + 1  # 3x3 convolutions at two positions per latent
         return 2 + 2 * config.blocks + math.ceil(fine / 2)
 
+    def bases(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Analysis and synthesis kernels (c,3,8,8)."""
+        return _bases_on(self.config["luma"], self.config["chroma"], device)
+
+    @property
+    def dct(self) -> BlockDct:
+        """What makes small pictures of latents without a network."""
+        mean, std = (part.flatten().tolist() for part in self._statistics(torch.device("cpu")))
+        return BlockDct(self.config["luma"], self.config["chroma"], tuple(mean), tuple(std))
+
     def _statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each coefficient, (c,1,1) float32."""
         mean, std = self.config["latents_mean"], self.config["latents_std"]
@@ -142,20 +119,17 @@ class DctAutoencoder(ModelMixin, ConfigMixin):
         """RGB in [0,1], sides multiples of 8 -> normalised latents at h = height/8, float32."""
         if pixels.shape[-2] % STRIDE or pixels.shape[-1] % STRIDE:
             raise ValueError(f"sides {tuple(pixels.shape[-2:])} must be multiples of {STRIDE}")
-        analysis, _ = dct_bases(self.config["luma"], self.config["chroma"], pixels.device, STRIDE)
+        analysis, _ = self.bases(pixels.device)
         mean, std = self._statistics(pixels.device)
         with torch.autocast(pixels.device.type, enabled=False):
             return (F.conv2d(pixels.float(), analysis, stride=STRIDE) - mean) / std
 
-    def inverse_dct(self, latents: Float[Tensor, "n c h w"], side: int = STRIDE) -> Float[Tensor, "n 3 height width"]:
-        """The linear part of the decoder alone, float32: what the kept coefficients say, with nothing added.
-
-        side  pixels per latent, along each side: 8, or 1, 2 or 4 for a small picture
-        """
-        _, synthesis = dct_bases(self.config["luma"], self.config["chroma"], latents.device, side)
+    def inverse_dct(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 height width"]:
+        """The linear part of the decoder alone, float32: what the kept coefficients say, with nothing added."""
+        _, synthesis = self.bases(latents.device)
         mean, std = self._statistics(latents.device)
         with torch.autocast(latents.device.type, enabled=False):
-            return F.conv_transpose2d(latents.float() * std + mean, synthesis, stride=side)
+            return F.conv_transpose2d(latents.float() * std + mean, synthesis, stride=STRIDE)
 
     def decode(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 height width"]:
         """Normalised latents -> RGB about [0,1] (not clamped), height = 8 h, float32."""

@@ -22,10 +22,10 @@ from patchscaler.models.autoencoder import ResidualBlock
 from patchscaler.models.base import ConfigMixin, ModelMixin, register_to_config
 from patchscaler.models.restorer import Restoration
 from patchscaler.models.rrdb import SecondOpinion
+from patchscaler.pgs.gate import Gate
 
 FIRST_SHARE = 0.4  # of the second restorer, before training
 GATE_WIDTH = 32  # channels between the two layers of the gate
-LEAN = 2.0  # logits of w at either end of `denoise`
 
 
 class Fusion(ModelMixin, ConfigMixin):
@@ -131,23 +131,13 @@ class Fusion(ModelMixin, ConfigMixin):
         )
         return torch.cat([part.to(self.mean.dtype) for part in parts], dim=1)
 
-    def share(self, gain: Float[Tensor, "1 1 h w"], denoise: float = 0.5) -> tuple[float, float]:
-        """The fused answer's share of a picture in [0,1], and the `lean` for it, by the gain expected in its places.
-
-        denoise  0.5: the gate decides: 1 or 0. A place counts by its neighbourhood's mean gain: not below half the
-                 limit, in full from one and a half of it on; from a mean of `gate_share` on, both restorers are asked
-                 for all of the picture. Below and above 0.5: less and more of their answer, down to nothing (0) and up
-                 to everything (1), in which the second restorer counts for less and for more
-
-        Choice: for the whole picture. Mixed place by place, the first restorer's noise stays beside smooth ground, and
-        since few degraded pictures have places that don't gain, little time is saved (docs/lab/second-restorer.md).
-        """
-        shift = 2 * denoise - 1
-        counted = (self.neighbourhood(gain) / float(self.config["gate_limit"]) - 0.5).clamp(0, 1)
-        asked = float(counted.mean() >= float(self.config["gate_share"]))
-        return min(max(asked + shift, 0.0), 1.0), LEAN * shift
+    @property
+    def gate(self) -> Gate:
+        """What decides by the gain whether the second restorer is asked."""
+        config = self.config
+        return Gate(float(config["gate_limit"]), int(config["gate_reach"]), float(config["gate_share"]))
 
     def neighbourhood(self, gain: Float[Tensor, "n 1 h w"]) -> Float[Tensor, "n 1 h w"]:
-        """The mean of the latents up to `gate_reach` away, the border repeated."""
+        """`Gate.neighbourhood`, with gradients: the mean up to `gate_reach` latents away, the border repeated."""
         side = int(self.config["gate_reach"])
         return F.avg_pool2d(F.pad(gain, (side,) * 4, mode="replicate"), 2 * side + 1, stride=1)

@@ -28,12 +28,12 @@ class GlobalRestoration:
     fusion: Fusion | None = None
 
     def __call__(self, pixels: Float[Tensor, "1 3 height width"], denoise: float = 0.5) -> Restoration:
-        """A whole picture at once; `inference.restoring` does the same tile by tile, and only if the gate asks."""
+        """A whole picture at once; `Upscaler.restore` does the same tile by tile."""
         first, gain = self.first(pixels)
         if gain is None or denoise == 0:
             return first
         assert self.fusion is not None
-        share, lean = self.fusion.share(gain, denoise)
+        share, lean = self.fusion.gate.decide(gain.cpu().numpy(), denoise)
         if share == 0:
             return first
         pairs = zip(first, self.fused(pixels, lean), strict=True)

@@ -1,17 +1,15 @@
 """Pixels <-> normalised latents, whichever autoencoder: the only place that knows how the two kinds differ."""
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from patchscaler.errors import ConfigError
-from patchscaler.imaging.geometry import Size
-from patchscaler.imaging.resize import resize_bicubic
-from patchscaler.imaging.tiles import Tile, plan_tiles
-from patchscaler.models.autoencoder import STRIDE, DctAutoencoder
+from patchscaler.imaging.geometry import SCALE, STRIDE
+from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.base import ModelMixin
 
 # Choice: halo of AutoencoderKL in latents, what the convolutions of Stable Diffusion's decoder reach (17.25). No halo
@@ -53,7 +51,8 @@ def restorer_input(restorer: Any, autoencoder: ModelMixin | None, pixels: Float[
     if restorer.input_kind == "pixels":
         return pixels.contiguous(memory_format=torch.channels_last)
     assert autoencoder is not None
-    large = resize_bicubic(pixels, Size(4 * pixels.shape[-2], 4 * pixels.shape[-1])).clamp(0, 1)
+    size = SCALE * pixels.shape[-2], SCALE * pixels.shape[-1]
+    large = F.interpolate(pixels, size, mode="bicubic", antialias=True).clamp(0, 1)
     return encode_pixels(autoencoder, large)
 
 
@@ -71,44 +70,6 @@ def decode_reach(autoencoder: ModelMixin) -> int:
         return autoencoder.reach
     _kl_scale_and_shift(autoencoder)
     return KL_REACH
-
-
-def decode_tiles(autoencoder: ModelMixin, size: Size) -> list[Tile]:
-    """The tiles in which `decode_tiled` decodes so many latents."""
-    area = DCT_AREA if isinstance(autoencoder, DctAutoencoder) else KL_AREA
-    return plan_tiles(size, decode_reach(autoencoder), area)
-
-
-@torch.no_grad()
-def decode_tiled(
-    autoencoder: ModelMixin,
-    latents: Float[Tensor, "n c h w"],
-    rows: tuple[int, int] | None = None,
-    tiles: Sequence[Tile] | None = None,
-    on_tile: Callable[[], None] = lambda: None,
-) -> Float[Tensor, "n 3 height width"]:
-    """`decode_latents` tile by tile, without gradients: memory beyond the result is bounded by the tiles.
-
-    latents      on the autoencoder's device, and so is the result
-    rows         [top, bottom) of the latents to be decoded; those above and below only serve as halo. Default: all
-    tiles        cover `rows`, counted from its top, each decoded with a halo of `decode_reach`; default `decode_tiles`
-    on_tile      called after each tile
-    returns      float32, height = 8 rows; for DctAutoencoder equal to the whole decode, up to rounding
-
-    Raises ValueError for empty latents.
-    """
-    n, _, height, width = latents.shape
-    if not (height and width):
-        raise ValueError(f"latents of size {(height, width)} are empty")
-    top, bottom = rows or (0, height)
-    pixels = torch.empty(n, 3, STRIDE * (bottom - top), STRIDE * width, dtype=torch.float32, device=latents.device)
-    for tile in tiles or decode_tiles(autoencoder, Size(bottom - top, width)):
-        inner = tile._replace(top=tile.top + top, bottom=tile.bottom + top)
-        wide = inner.widened(decode_reach(autoencoder), Size(height, width))
-        decoded = decode_latents(autoencoder, wide.of(latents))
-        tile.times(STRIDE).of(pixels)[:] = inner.within(wide).times(STRIDE).of(decoded)
-        on_tile()
-    return pixels
 
 
 def _kl_scale_and_shift(autoencoder: ModelMixin) -> tuple[float, float]:

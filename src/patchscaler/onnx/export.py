@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from patchscaler.errors import ConfigError
-from patchscaler.inference.restoring import SECOND_HALO, SECOND_TILE
-from patchscaler.inference.settings import DEFAULT_QUALITY, QUALITIES
+from patchscaler.imaging.geometry import SCALE
+from patchscaler.integrations.diffusers.pipeline import PatchScalerPipeline
 from patchscaler.models.autoencoder import DctAutoencoder
-from patchscaler.models.fusion import LEAN
 from patchscaler.models.patch_dit import TextureCache
 from patchscaler.onnx.runner import FORMAT_VERSION, SETTINGS
-from patchscaler.pipeline import SCALE, PatchScalerPipeline
+from patchscaler.options import DEFAULT_QUALITY, QUALITIES
+from patchscaler.pgs.gate import LEAN
+from patchscaler.stages.restore import SECOND_HALO, SECOND_TILE
 
 OPSET = 18
 _LARGEST_SIDE = 2**15  # of what the exported graphs take, in latents

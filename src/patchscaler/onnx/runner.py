@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchscaler.diffusion.field import place_field
 from patchscaler.errors import ConfigError, WeightsError
 from patchscaler.onnx.arrays import (
     Array,
@@ -25,6 +24,7 @@ from patchscaler.onnx.arrays import (
     split,
     wavelet_colour_fix,
 )
+from patchscaler.pgs.noise import place_noise
 
 SETTINGS = "patchscaler.json"
 NETWORKS = ("restorer", "prompt", "patch_dit", "decoder")
@@ -149,7 +149,7 @@ class OnnxUpscaler:
         rows, cols = (origins(side, patch, patch - overlap) for side in full)
         corners = [(row, col) for row in rows for col in cols]
         patches, errors = split(coarse, corners, patch), split(log_error, corners, patch)
-        noise = split(place_field(seed, len(coarse), 0, 0, *full), corners, patch)
+        noise = split(place_noise(seed, len(coarse), 0, 0, *full)[0], corners, patch)
         confidence = np.exp(np.minimum(np.float32(math.log(self.settings["eta"])) - errors, 0)).mean(axis=(1, 2, 3))
         groups = (~(confidence[:, None] >= np.asarray(gammas, np.float32))).sum(axis=1)  # Eq. 2
         alphas = np.asarray(self.settings["alphas_cumprod"], np.float32)

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from patchscaler.data.pairs import CONDITIONS, validation_pairs
-from patchscaler.diffusion.pgs import assign_groups
 from patchscaler.errors import ConfigError
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.tiles import PatchGrid, pad_to_patch, split
@@ -16,6 +15,7 @@ from patchscaler.models.fusion import Fusion
 from patchscaler.models.grm import GlobalRestoration
 from patchscaler.models.restorer import ConvRestorer, confidence_from
 from patchscaler.models.rrdb import RrdbRestorer
+from patchscaler.pgs.groups import assign_groups
 from patchscaler.training.frozen import load_frozen
 
 
@@ -37,7 +37,7 @@ def group_shares(
 ) -> tuple[float, float, float]:
     """Shares of simple, medium and hard patches at this eta."""
     groups = assign_groups(confidence_from(log_errors, eta).mean(dim=(1, 2, 3)), gammas)
-    return tuple((groups == group).float().mean().item() for group in range(3))  # type: ignore[return-value]
+    return tuple((groups == group).float().mean().item() for group in range(3))
 
 
 def calibrate_eta(log_errors: Tensor, hard_share: float = 1 / 3) -> float:

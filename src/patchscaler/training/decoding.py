@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from patchscaler.models.autoencoder import STRIDE, DctAutoencoder
+from patchscaler.imaging.geometry import STRIDE
+from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.patch_dit import PatchDiT, TextureCache
 from patchscaler.models.restorer import ConvRestorer
 from patchscaler.models.texture import TextureEncoder

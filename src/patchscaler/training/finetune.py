@@ -22,8 +22,9 @@ from torch.utils.data import Dataset
 
 from patchscaler.data.pairs import CONDITIONS, PairDataset, PairSettings, validation_pairs
 from patchscaler.data.pictures import PictureSet, picture_files
-from patchscaler.diffusion.pgs import GroupConfig, assign_groups, ddim_step, plan
-from patchscaler.diffusion.schedule import TRAIN_STEPS, make_scheduler
+from patchscaler.pgs.groups import GroupConfig, assign_groups, plan
+from patchscaler.pgs.sampling import ddim_step
+from patchscaler.pgs.schedule import TRAIN_STEPS, make_scheduler
 from patchscaler.errors import ConfigError
 from patchscaler.metrics.fidelity import psnr_y
 from patchscaler.metrics.lpips import load_lpips

@@ -20,7 +20,8 @@ from torch.utils.data import Dataset
 from patchscaler.data.pairs import PairDataset, PairSettings
 from patchscaler.data.pictures import PictureSet
 from patchscaler.errors import ConfigError
-from patchscaler.models.autoencoder import STRIDE, DctAutoencoder
+from patchscaler.imaging.geometry import STRIDE
+from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.latents import latent_channels, restorer_input
 from patchscaler.training.cache import CropCache
 

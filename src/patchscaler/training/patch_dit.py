@@ -19,8 +19,8 @@ from torch.utils.data import Dataset
 
 from patchscaler.data.pairs import PairDataset, PairSettings, validation_pairs
 from patchscaler.data.pictures import PictureSet, picture_files
-from patchscaler.diffusion.pgs import GroupConfig
-from patchscaler.diffusion.schedule import TRAIN_STEPS, make_scheduler
+from patchscaler.pgs.groups import GroupConfig
+from patchscaler.pgs.schedule import TRAIN_STEPS, make_scheduler
 from patchscaler.metrics.fidelity import psnr_y
 from patchscaler.models.latents import decode_latents, encode_pixels, latent_channels
 from patchscaler.models.patch_dit import PatchDiT

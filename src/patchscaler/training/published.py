@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from patchscaler.errors import WeightsError
-from patchscaler.models.autoencoder import STRIDE, DctAutoencoder
+from patchscaler.imaging.geometry import STRIDE
+from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.restorer import ConvRestorer, cell_kernel, enlarged_skip
 from patchscaler.models.rrdb import RrdbRestorer
 

@@ -1,21 +1,27 @@
-"""The way of one picture's latents through prompt and PGS, as at inference, for the validation of training runs."""
+"""Networks in training, as they restore and refine pictures at inference: for the validation of training runs."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from patchscaler.diffusion.noise import place_noise
-from patchscaler.diffusion.pgs import GroupConfig, assign_groups, sample
-from patchscaler.diffusion.schedule import make_scheduler
-from patchscaler.imaging.geometry import Size
-from patchscaler.imaging.tiles import OVERLAP, PatchGrid, merge, pad_to_patch, raised_cosine_window, split
+from patchscaler.engines.torch import TorchEngine
+from patchscaler.imaging.picture import Picture
+from patchscaler.imaging.tiles import OVERLAP
 from patchscaler.models.latents import decode_latents, restorer_input
-from patchscaler.models.patch_dit import PatchDiT, TextureCache
-from patchscaler.models.restorer import Restoration, confidence_from
+from patchscaler.models.model import Model
+from patchscaler.models.patch_dit import PatchDiT
+from patchscaler.models.restorer import Restoration
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
+from patchscaler.options import Options
+from patchscaler.pgs.groups import GroupConfig
+from patchscaler.pgs.schedule import make_scheduler
+from patchscaler.report import Report
+from patchscaler.stages.canvas import LatentCanvas
+from patchscaler.stages.task import Task
+from patchscaler.upscaler import Upscaler
 
 
 @dataclass(frozen=True)
@@ -41,26 +47,6 @@ class Sampler:
         return self.memory.read(found.places), found.similarities
 
     @torch.no_grad()
-    def refine(self, restored: Restoration, config: GroupConfig, seed: int) -> Tensor:
-        """Refined latents (1,c,h,w) of a restored picture."""
-        height, width = restored.latents.shape[-2:]
-        patch = int(self.patch_dit.config["sample_size"])
-        coarse, log_error = pad_to_patch(restored.latents, patch), pad_to_patch(restored.log_error, patch)
-        grid = PatchGrid(Size(*coarse.shape[-2:]), patch, patch - OVERLAP)
-        patches, errors = split(coarse, grid), split(log_error, grid)
-        noise = split(place_noise(seed, coarse.shape[1], 0, 0, *coarse.shape[-2:]).to(coarse.device), grid)
-        groups = assign_groups(confidence_from(errors, self.restorer.eta).mean(dim=(1, 2, 3)), config.gammas)
-        texture = self.patch_dit.texture_cache(self.encoder(*self.prompt(patches)))
-
-        def denoise(x_t: Tensor, t: Tensor, index: Tensor) -> Tensor:
-            chosen = TextureCache(texture.keys[index], texture.values[index])
-            return self.patch_dit(x_t, t, patches[index], errors[index], chosen)
-
-        kind = self.patch_dit.config["prediction_type"]
-        refined = sample(patches, groups, noise, denoise, make_scheduler().alphas_cumprod, config, prediction_type=kind)
-        return merge(refined, grid, raised_cosine_window(patch, OVERLAP))[..., :height, :width]
-
-    @torch.no_grad()
     def compare(
         self,
         pairs: Iterable[dict[str, Tensor]],
@@ -68,19 +54,39 @@ class Sampler:
         figures: Mapping[str, Callable[..., Any]],
     ) -> Iterator[tuple[list[Tensor], dict[str, float]]]:
         """For each pair: pictures coarse, sampled (seed: its number) and true; {figure}_coarse, {figure}_sampled."""
+        upscaler = Upscaler(engine=TorchEngine(self._networks))  # anew, as the networks may have learned
+        device = next(self.patch_dit.parameters()).device
+        options = Options(steps=config.steps, gammas=config.gammas, taus=config.taus)
         for number, pair in enumerate(pairs):
-            device = next(self.patch_dit.parameters()).device
-            pair = {name: pixels.to(device) for name, pixels in pair.items()}
-            restored = self.restore(pair["lr"])
-            latents = {"coarse": restored.latents, "sampled": self.refine(restored, config, seed=number)}
+            report, picture = Report(str(device), "", number), Picture(pair["lr"].cpu().numpy())
+            seeded = replace(options, seed=number)
+            task = Task(picture=picture, options=seeded, report=report, canvas=LatentCanvas())
+            patches = upscaler.group(upscaler.restore(task))
+            upscaler.refine(patches)
+            latents = {"coarse": patches.coarse.latents, "sampled": upscaler.render(patches)}
             pictures = {
-                name: decode_latents(self.autoencoder, part).float().clamp(0, 1) for name, part in latents.items()
+                name: decode_latents(self.autoencoder, torch.from_numpy(part).to(device)).clamp(0, 1)
+                for name, part in latents.items()
             }
+            hr = pair["hr"].to(device)
             yield (
-                [*pictures.values(), pair["hr"]],
+                [*pictures.values(), hr],
                 {
-                    f"{figure}_{name}": float(measure(picture, pair["hr"]))
+                    f"{figure}_{name}": float(measure(picture, hr))
                     for name, picture in pictures.items()
                     for figure, measure in figures.items()
                 },
             )
+
+    @property
+    def _networks(self) -> Model:
+        return Model(
+            autoencoder=self.autoencoder,
+            restorer=self.restorer,
+            patch_dit=self.patch_dit,
+            texture_classifier=self.classifier,
+            texture_encoder=self.encoder,
+            texture_memory=self.memory,
+            alphas=make_scheduler().alphas_cumprod.numpy(),
+            overlap=OVERLAP,
+        )

@@ -37,15 +37,15 @@ from patchscaler.web.uploads import Uploads, check, known_formats
 from patchscaler.web.work import Worker
 
 if TYPE_CHECKING:
-    from patchscaler.pipeline import PatchScalerPipeline
+    from patchscaler.upscaler import Upscaler
 
 LOOK_SECONDS = 0.2  # between two looks at a job whose progress is streamed
 QUIET_SECONDS = 15.0  # after which a stream says that it is alive
 NOT_STORED = {"Cache-Control": "no-store"}
 
 
-def create_app(pipe: "PatchScalerPipeline", limits: Limits, *, workers: int = 1, loopback: bool = True) -> FastAPI:
-    """The API on top of one loaded pipeline. `loopback`: refuse requests that name another host than this computer.
+def create_app(upscaler: "Upscaler", limits: Limits, *, workers: int = 1, loopback: bool = True) -> FastAPI:
+    """The API on top of one loaded model. `loopback`: refuse requests that name another host than this computer.
 
     Its lifespan owns the job queue: when the server stops, jobs stop and all files are removed. `state.stop`, which a
     signal handler may call, ends jobs, streams and uploads before that.
@@ -54,7 +54,7 @@ def create_app(pipe: "PatchScalerPipeline", limits: Limits, *, workers: int = 1,
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
-        queue, uploads = JobQueue(Worker(pipe, limits), limits, workers), Uploads(limits)
+        queue, uploads = JobQueue(Worker(upscaler, limits), limits, workers), Uploads(limits)
 
         def stop() -> None:
             queue.closing.set()

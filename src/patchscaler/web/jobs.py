@@ -15,7 +15,7 @@ from typing import Any
 
 from patchscaler.errors import PatchScalerError
 from patchscaler.imaging.geometry import Size
-from patchscaler.sizes import target_size
+from patchscaler.stages.sizes import target_size
 from patchscaler.web.settings import STEPS, Limits, Options
 
 log = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from patchscaler.errors import ConfigError
-from patchscaler.inference.settings import DENOISE, QUALITIES, choose_denoise
+from patchscaler.options import DENOISE, QUALITIES
 
 MIB = 2**20
 LARGEST_SCALE = 4  # one pass of the model
@@ -91,11 +91,10 @@ class Options(BaseModel):
 
     @property
     def call(self) -> dict[str, Any]:
-        """Arguments of `enlarge`: the options under their own names, but for the quality, which stands for steps and,
-        unless that is moved, for denoise, and the format, which is for the file alone."""
-        denoise = choose_denoise(self.quality.value, None if self.denoise == DENOISE else self.denoise)
-        own = self.model_dump(exclude={"quality", "format", "denoise"})
-        return own | {"steps": STEPS[self.quality], "denoise": denoise}
+        """Arguments of Upscaler's call: the options under their own names, but for the format, which is for the file
+        alone; a denoise that isn't moved is the quality's own."""
+        denoise = None if self.denoise == DENOISE else self.denoise
+        return self.model_dump(exclude={"format"}) | {"quality": self.quality.value, "denoise": denoise}
 
 
 @dataclass(frozen=True)

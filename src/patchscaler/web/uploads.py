@@ -16,7 +16,7 @@ from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.mending import mend
 from patchscaler.imaging.opening import PictureFile, file_of, open_picture, readable, register_heif
 from patchscaler.imaging.unreadable import DECODE_ERRORS
-from patchscaler.sizes import target_size
+from patchscaler.stages.sizes import target_size
 from patchscaler.web.jobs import Job
 from patchscaler.web.settings import LONGEST_SIDES, MIB, Limits
 from patchscaler.web.work import save_thumbnail

@@ -1,24 +1,23 @@
-"""One job through the pipeline: read, enlarge with progress and previews, write as the command line does."""
+"""One job: read, enlarge with progress and previews, write as the command line does."""
 
 import math
 import os
 import time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from patchscaler.imaging.files import read_picture
 from patchscaler.imaging.picture import Picture, to_pil
 from patchscaler.imaging.qmap import COLOURS
-from patchscaler.sizes import enlarge
 from patchscaler.web.jobs import Job
 from patchscaler.web.settings import LARGEST_SCALE, Limits
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from patchscaler.pipeline import PatchScalerPipeline
     from patchscaler.report import Preview, Progress
+    from patchscaler.upscaler import Upscaler
 
 # Share of the time each stage takes, about: what the fraction is made of. "write" is ours.
 # Where the second restorer is asked, it takes most of the time. A stage that isn't there counts as done with the next.
@@ -38,10 +37,10 @@ PREVIEW_RATIO = 4.0  # at least so many times what the last one took: they cost 
 
 
 class Worker:
-    """Does jobs with one pipeline; several threads may call it."""
+    """Does jobs with one model; several threads may call it."""
 
-    def __init__(self, pipe: "PatchScalerPipeline", limits: Limits) -> None:
-        self.pipe: Any = pipe
+    def __init__(self, upscaler: "Upscaler", limits: Limits) -> None:
+        self.upscaler = upscaler
         self.limits = limits
 
     def __call__(self, job: Job) -> None:
@@ -69,16 +68,14 @@ class Worker:
             next_look = ended + max(PREVIEW_PAUSE, PREVIEW_RATIO * (ended - started))
 
         names = ["simple", "medium", "hard"]
-        result = enlarge(
-            self.pipe,
+        result = self.upscaler(
             picture,
             **job.options.call,
             on_progress=on_progress,
             on_preview=on_preview,
         )
-        output = result.outputs[-1]
-        names = list(output.report.patches)
-        job.patches = describe_patches(output.groups, output.patch_boxes, names, job.options.scale)
+        names = list(result.report.patches)
+        job.patches = describe_patches(result.groups, result.patch_boxes, names, job.options.scale)
         job.stage = "write"
         result.save(job.result)
         job.check(self.limits)
@@ -87,7 +84,7 @@ class Worker:
 
 
 def describe_patches(
-    groups: "Tensor", boxes: list[tuple[int, int, int, int]], names: list[str], scale: float
+    groups: NDArray[np.int64], boxes: list[tuple[int, int, int, int]], names: list[str], scale: float
 ) -> dict[str, Any]:
     """The groups' names and colours, how many patches each has, and every patch's group and box.
 
@@ -108,11 +105,11 @@ def describe_patches(
     }
 
 
-def save_preview(job: Job, pixels: "Tensor", picture: Picture, side: int) -> None:
+def save_preview(job: Job, pixels: NDArray[np.float32], picture: Picture, side: int) -> None:
     """Replace the preview: at most `side` pixels wide and high, transparent where the picture is."""
     image = shrink(to_pil(pixels), side)
     if picture.alpha is not None:
-        image.putalpha(to_pil(picture.alpha.expand(-1, 3, -1, -1)).convert("L").resize(image.size))
+        image.putalpha(to_pil(np.repeat(picture.alpha, 3, axis=1)).convert("L").resize(image.size))
     save_small(image, job.preview_file)
     job.preview += 1
 

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from patchscaler.diffusion.pgs import GROUP_NAMES
+from patchscaler.pgs.groups import GROUP_NAMES
 from patchscaler.imaging.qmap import draw_qmap
-from patchscaler.inference.settings import GAMMAS, PAPER_STEPS
+from patchscaler.options import GAMMAS, PAPER_STEPS
 from patchscaler.measure.experiments.inputs import Sample, read_samples
 from patchscaler.measure.experiments.measuring import (
     JUDGE,
@@ -29,7 +29,8 @@ from patchscaler.measure.experiments.record import Record, Table, Verdict
 from patchscaler.measure.experiments.setting import Setting
 from patchscaler.measure.quality.measure import box_means
 from patchscaler.metrics.lpips import Lpips, load_lpips
-from patchscaler.pipeline import STRIDE, PatchScalerOutput
+from patchscaler.imaging.geometry import STRIDE
+from patchscaler.integrations.diffusers.output import PatchScalerOutput
 
 STEPS = (0, 1, 2, 4, 8, 20)  # for every patch, from its group's start time
 FEW, MANY = 2, 20
@@ -75,7 +76,7 @@ def run(setting: Setting, notify: Notify = lambda line: None) -> Record:
         patches.confidence += box_means(output.confidence, [_in_latents(box) for box in output.patch_boxes])
         if len(maps) < MAPS:
             maps[f"qmap-{len(maps) + 1}.png"] = draw_qmap(
-                result, output.groups.flatten(), output.patch_boxes, list(output.report.patches)
+                result.numpy(), output.groups.flatten().numpy(), output.patch_boxes, list(output.report.patches)
             )
 
     steps = {f"{count} steps for every patch": way_of(pipeline, setting, steps=(count,) * 3) for count in STEPS}

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
 from patchscaler.data.degradation import degrade_at
@@ -14,7 +15,7 @@ from patchscaler.errors import DataError
 from patchscaler.imaging.files import read_picture
 from patchscaler.measure.experiments.setting import Setting
 from patchscaler.measure.quality.pairing import pair_results, pictures_by_stem
-from patchscaler.pipeline import SCALE
+from patchscaler.imaging.geometry import SCALE
 
 SMALLEST = 64  # px of a sharp picture's side
 T = TypeVar("T")
@@ -39,7 +40,7 @@ def read_samples(setting: Setting) -> list[Sample]:
         return [_given(stem, references[stem], inputs[stem], setting.side) for stem in chosen]
     samples = []
     for number, path in enumerate(spread(picture_files(setting.data), setting.pictures)):
-        hr = _middle(read_picture(path).pixels, setting.side or max(read_picture(path).size), 16)
+        hr = _middle(torch.from_numpy(read_picture(path).pixels), setting.side or max(read_picture(path).size), 16)
         if min(hr.shape[-2:]) < SMALLEST:
             raise DataError(f"{path}: sharp pictures need sides of {SMALLEST} pixels; take it out of the folder")
         condition = setting.conditions[number % len(setting.conditions)]
@@ -56,7 +57,7 @@ def spread(items: Sequence[T], count: int) -> list[T]:
 
 
 def _given(stem: str, reference: Path, small: Path, side: int) -> Sample:
-    hr, lr = read_picture(reference).pixels, read_picture(small).pixels
+    hr, lr = (torch.from_numpy(read_picture(each).pixels) for each in (reference, small))
     if hr.shape[-2:] != (SCALE * lr.shape[-2], SCALE * lr.shape[-1]):
         raise DataError(f"{small}: {tuple(lr.shape[-2:])} enlarged x{SCALE} is not {reference.name}'s size")
     if side:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from patchscaler.diffusion.pgs import GroupConfig
-from patchscaler.inference.settings import PAPER_STEPS, QUALITIES
+from patchscaler.pgs.groups import GroupConfig
+from patchscaler.options import PAPER_STEPS, QUALITIES
 from patchscaler.measure.experiments.inputs import Sample, read_samples
 from patchscaler.measure.experiments.measuring import (
     JUDGE,

@@ -7,10 +7,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from patchscaler.coarse import restore
+from patchscaler.engines.torch import TorchEngine
 from patchscaler.errors import ConfigError
-from patchscaler.inference.parts import Parts
-from patchscaler.integrations.frame import Sampling, Upscaled
+from patchscaler.integrations.frame import Coarse, Sampling, Upscaled
 from patchscaler.integrations.hub import adapter_for, load_backbone
 from patchscaler.measure.experiments.catalogue import PLUG_IN
 from patchscaler.measure.experiments.inputs import Sample, read_samples
@@ -29,8 +28,8 @@ from patchscaler.measure.experiments.record import Record, Table, Verdict, weigh
 from patchscaler.measure.experiments.setting import Setting
 from patchscaler.measure.speed.child import resolve_dtype
 from patchscaler.pgs import GroupConfig
-from patchscaler.pipeline import PatchScalerOutput
-from patchscaler.report import Report
+from patchscaler.integrations.diffusers.output import PatchScalerOutput
+from patchscaler.upscaler import Upscaler
 
 PAPER = GroupConfig()  # thresholds, start times and steps
 EVERY = GroupConfig(gammas=(), taus=PAPER.taus[-1:], steps=PAPER.steps[-1:])  # one group, the hard patches'
@@ -42,7 +41,7 @@ class Borrowed(NamedTuple):
 
     pipe: Any
     adapter: Callable[..., Upscaled]
-    parts: Parts
+    upscaler: Upscaler
 
 
 def run(setting: Setting, notify: Notify = lambda line: None) -> Record:
@@ -54,7 +53,7 @@ def run(setting: Setting, notify: Notify = lambda line: None) -> Record:
         raise ConfigError(f"{PLUG_IN} runs another diffusers pipeline: name it with --backbone ID_OR_DIR")
     dtype = resolve_dtype(setting.dtype, setting.device)
     pipe, adapter = load_backbone(setting.backbone, setting.device, dtype, setting.backbone_style)
-    borrowed = Borrowed(pipe, adapter, load_model(setting).parts)
+    borrowed = Borrowed(pipe, adapter, Upscaler(engine=TorchEngine(load_model(setting).parts)))
     samples, metrics = read_samples(setting), judges(setting)
     ways = {
         UNIFORM: _way(borrowed, setting, EVERY),
@@ -99,14 +98,13 @@ def _way(borrowed: Borrowed, setting: Setting, groups: GroupConfig | None) -> Wa
     """The borrowed pipeline with these groups; None: the coarse picture, no tile."""
 
     def way(sample: Sample) -> PatchScalerOutput:
-        report = Report(setting.device, setting.dtype, setting.seed)
-        coarse = restore(sample.lr[0], borrowed.parts, report=report)
+        restored = borrowed.upscaler(sample.lr[0], steps=(0, 0, 0), seed=setting.seed)
+        coarse, report = Coarse.of(restored), restored.report
         if groups is None:
             nothing = torch.zeros(0, 0, dtype=torch.int64)
             return PatchScalerOutput(coarse.pixels, None, coarse.confidence, nothing, [], report)
-        sampling = Sampling(
-            groups=groups, batch_latents=setting.batch_size * borrowed.parts.patch**2, seed=setting.seed
-        )
+        latents = setting.batch_size * borrowed.upscaler.engine.model.patch**2
+        sampling = Sampling(groups=groups, batch_latents=latents, seed=setting.seed)
         with report.stage("sample"):
             made = borrowed.adapter(borrowed.pipe, coarse, sampling)
             pixels = made.pixels.cpu()  # a GPU has finished when they are here

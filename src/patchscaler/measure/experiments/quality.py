@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from patchscaler.data.testsets import HR_FOLDERS, LR_FOLDERS, pair_folders, recognise
-from patchscaler.inference.settings import DEFAULT_QUALITY, PAPER_STEPS, QUALITIES
+from patchscaler.options import DEFAULT_QUALITY, PAPER_STEPS, QUALITIES
 from patchscaler.measure.experiments.measuring import JUDGE, Notify, difference
 from patchscaler.measure.experiments.record import Record, Table, Verdict
 from patchscaler.measure.experiments.setting import Setting

@@ -10,17 +10,17 @@ from typing import Any
 import torch
 
 from patchscaler.data.pictures import picture_files
-from patchscaler.diffusion.pgs import GroupConfig
+from patchscaler.pgs.groups import GroupConfig
 from patchscaler.imaging.files import read_picture
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.resize import resize_bicubic
-from patchscaler.inference.settings import QUALITIES
+from patchscaler.options import QUALITIES
 from patchscaler.measure.experiments.inputs import spread
 from patchscaler.measure.experiments.measuring import Notify, load_model, sampling_seconds
 from patchscaler.measure.experiments.record import Record, Table, Verdict
 from patchscaler.measure.experiments.setting import Setting
 from patchscaler.measure.speed.settings import ADAPTIVE, BASELINES, RESTORER, UNIFORM
-from patchscaler.pipeline import SCALE
+from patchscaler.imaging.geometry import SCALE
 
 SIDES = (128, 256, 512)  # of the input in pixels
 BALANCED = "adaptive, the default's steps"
@@ -39,13 +39,13 @@ def run(setting: Setting, notify: Notify = lambda line: None) -> Record:
     """Every picture is resized to each side and enlarged, so that all sides show the same scene."""
     pipeline = load_model(setting)
     paths = spread(picture_files(setting.data), setting.pictures)
-    pictures = [_square(read_picture(path).pixels) for path in paths]
+    pictures = [_square(torch.from_numpy(read_picture(path).pixels)) for path in paths]
     options: dict[str, Any] = {"output_type": "pt", "seed": setting.seed, "batch_size": setting.batch_size}
 
     def measured(side: int, groups: GroupConfig, **more: Any) -> list[dict[str, float]]:
         found = []
         for pixels in pictures:
-            small = resize_bicubic(pixels, Size(side, side), clamp=True)[0]
+            small = torch.from_numpy(resize_bicubic(pixels.numpy(), Size(side, side), clamp=True))[0]
             output: Any = pipeline(small, steps=groups.steps, taus=groups.taus, **options, **more)
             stages = output.report.stages
             found.append(

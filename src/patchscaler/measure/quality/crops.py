@@ -67,8 +67,8 @@ def worst_first(section: Section, metric: Metric) -> list[str]:
 def make_strip(section: Section, stem: str, metric: Metric, lpips: Lpips | None) -> Strip:
     """All rows of one picture at the place where the focus row's LPIPS is worst, or its detail strongest."""
     row = _focus(section)
-    shown = read_picture(row.files[stem]).pixels
-    truth = None if section.references is None else read_picture(section.references[stem]).pixels
+    shown = torch.from_numpy(read_picture(row.files[stem]).pixels)
+    truth = None if section.references is None else torch.from_numpy(read_picture(section.references[stem]).pixels)
     if lpips is not None and truth is not None and min(truth.shape[2:]) >= lpips.smallest:
         device = lpips.shift.device
         with torch.no_grad():
@@ -82,7 +82,7 @@ def make_strip(section: Section, stem: str, metric: Metric, lpips: Lpips | None)
     crops = []
     for other in section.rows:
         text = format_value(other.values[metric.name][stem], metric)
-        pixels = read_picture(other.files[stem]).pixels[area]
+        pixels = torch.from_numpy(read_picture(other.files[stem]).pixels)[area]
         crops.append(Crop(other.name, text, _url(pixels), other.name == section.focus))
     if truth is not None:
         crops.append(Crop(TRUTH, "", _url(truth[area]), False))
@@ -114,5 +114,5 @@ def _strongest(plane: Float[Tensor, "1 1 h w"]) -> tuple[int, int, int, int]:
 
 def _url(pixels: Tensor) -> str:
     file = io.BytesIO()
-    to_pil(pixels).save(file, "WEBP", quality=QUALITY, method=4)
+    to_pil(pixels.numpy()).save(file, "WEBP", quality=QUALITY, method=4)
     return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()

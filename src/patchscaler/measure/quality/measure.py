@@ -28,12 +28,12 @@ def measure(
         known.clear()
         for section in (section for section in sections if stem in section.rows[0].files):
             reference = section.references[stem] if section.references is not None else None
-            truth = None if reference is None else read_picture(reference).pixels
+            truth = None if reference is None else torch.from_numpy(read_picture(reference).pixels)
             scorers = {metric.name: metric.scorer(truth) for metric in metrics}
             for row in section.rows:
                 key = (row.files[stem], reference)
                 if key not in known:
-                    picture = read_picture(row.files[stem]).pixels
+                    picture = torch.from_numpy(read_picture(row.files[stem]).pixels)
                     known[key] = {name: score(picture) for name, score in scorers.items()}
                 for name, value in known[key].items():
                     row.values[name][stem] = value
@@ -59,14 +59,14 @@ def group_figures(
     found: dict[str, list[tuple[float, float]]] = {}
     for stem, grouped in patches.items():
         found = {name: found.get(name, []) for name in grouped.names}
-        truth = read_picture(references[stem]).pixels
+        truth = torch.from_numpy(read_picture(references[stem]).pixels)
         on_picture()
         if min(truth.shape[2:]) < lpips.smallest:
             continue
         wanted = lpips(truth.to(device))
         maps = [
-            lpips.distance_map(lpips(read_picture(row.files[stem]).pixels.to(device)), wanted, *truth.shape[2:]).cpu()
-            for row in (before, after)
+            lpips.distance_map(lpips(picture.to(device)), wanted, *truth.shape[2:]).cpu()
+            for picture in (torch.from_numpy(read_picture(row.files[stem]).pixels) for row in (before, after))
         ]
         for group, *values in zip(grouped.groups, *(box_means(plane, grouped.boxes) for plane in maps), strict=True):
             found[grouped.names[group]].append((values[0], values[1]))

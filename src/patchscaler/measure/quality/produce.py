@@ -27,8 +27,10 @@ from patchscaler.imaging.files import read_picture, write_picture
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.resize import resize_bicubic
 from patchscaler.measure.quality.rows import Patches, Row, Section
-from patchscaler.models.latents import decode_tiled, encode_pixels
-from patchscaler.pipeline import SCALE, STRIDE
+from patchscaler.engines.torch import TorchEngine
+from patchscaler.models.latents import encode_pixels
+from patchscaler.stages.render import decode_tiled, decode_tiles
+from patchscaler.imaging.geometry import SCALE, STRIDE
 
 BICUBIC, CEILING, RESTORER, PATCHSCALER = "bicubic", "autoencoder (ceiling)", "restorer alone", "PatchScaler"
 NO_TEXTURE = f"{PATCHSCALER}, no texture"
@@ -78,9 +80,9 @@ def write_inputs(
                 raise DataError(f"{path}: another picture has the same stem; rename one of the two")
             if path.stem not in references:
                 references[path.stem] = _folder(folder / "hr") / f"{path.stem}.png"
-                write_picture(references[path.stem], hr)
+                write_picture(references[path.stem], hr.numpy())
             section.inputs[path.stem] = place / f"{path.stem}.png"
-            write_picture(section.inputs[path.stem], lr)
+            write_picture(section.inputs[path.stem], lr.numpy())
             on_picture()
         sections.append(section)
     return sections
@@ -110,7 +112,7 @@ def run_model(
         picture = read_picture(path)
         for way, row in zip(ways, rows, strict=True):
             output = pipeline(picture, output_type="pt", steps=way.steps, use_texture=way.use_texture, **options)
-            write_picture(row.files[stem], output.images)
+            write_picture(row.files[stem], output.images.cpu().numpy())
             if way.row == PATCHSCALER:
                 groups = output.groups.flatten().tolist()
                 section.patches[stem] = Patches(list(output.report.patches), groups, list(output.patch_boxes))
@@ -125,7 +127,7 @@ def write_ceiling(
     files = {}
     for stem, path in references.items():
         files[stem] = place / f"{stem}.png"
-        write_picture(files[stem], reconstruct(pipeline, read_picture(path).pixels))
+        write_picture(files[stem], reconstruct(pipeline, torch.from_numpy(read_picture(path).pixels)).numpy())
         on_picture()
     return files
 
@@ -135,8 +137,11 @@ def reconstruct(pipeline: Any, pixels: Float[Tensor, "1 3 h w"]) -> Float[Tensor
     """A picture in [0,1] encoded and decoded."""
     height, width = pixels.shape[-2:]
     padded = F.pad(pixels, (0, -width % STRIDE, 0, -height % STRIDE), mode="replicate").to(pipeline.device)
-    decoded = decode_tiled(pipeline.autoencoder, encode_pixels(pipeline.autoencoder, padded))
-    return decoded[..., :height, :width].clamp(0, 1).cpu()
+    engine = TorchEngine(pipeline.parts)
+    latents = encode_pixels(pipeline.autoencoder, padded).cpu().numpy()
+    tiles = decode_tiles(engine.model, Size(*latents.shape[-2:]))
+    decoded = decode_tiled(engine.decode, latents, engine.model.decode_reach, tiles)
+    return torch.from_numpy(decoded)[..., :height, :width].clamp(0, 1)
 
 
 def weights_megabytes(folder: Path) -> float:

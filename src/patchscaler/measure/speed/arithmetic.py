@@ -10,10 +10,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from patchscaler.imaging.geometry import Size
-from patchscaler.models.autoencoder import DctAutoencoder, dct_bases
+from patchscaler.imaging.geometry import STRIDE, Size
+from patchscaler.integrations.diffusers.pipeline import PatchScalerPipeline
+from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.latents import decode_latents, encode_pixels
-from patchscaler.pipeline import STRIDE, PatchScalerPipeline
 
 
 class Arithmetic(NamedTuple):
@@ -50,8 +50,7 @@ def count(pipeline: PatchScalerPipeline, size: Size) -> Arithmetic:
     """
     if isinstance(pipeline.autoencoder, DctAutoencoder):
         # It caches its bases: real ones have to be there before, or shapes without values would stay in the cache.
-        config = pipeline.autoencoder.config
-        dct_bases(config["luma"], config["chroma"], torch.device("cpu"), STRIDE)
+        pipeline.autoencoder.bases(torch.device("cpu"))
     # Networks of shapes alone. The plain form of attention is made of products that the counter knows.
     with FakeTensorMode(allow_non_fake_inputs=True), sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         return _count_shapes(pipeline, size)

@@ -53,7 +53,7 @@ def load(configuration: Configuration) -> Any:
     """The pipeline on the configuration's device in its dtype."""
     from diffusers.utils.logging import disable_progress_bar
 
-    from patchscaler.pipeline import PatchScalerPipeline
+    from patchscaler.integrations.diffusers.pipeline import PatchScalerPipeline
 
     disable_progress_bar()
     dtype = resolve_dtype(configuration.dtype, configuration.device)
@@ -66,7 +66,7 @@ def resolve_dtype(name: str, device: str) -> Any:
     """The torch dtype called `name`; "auto": the one that `upscale` takes on this device."""
     import torch
 
-    from patchscaler.pipeline import default_dtype
+    from patchscaler.models.model import default_dtype
 
     return default_dtype(device) if name == "auto" else getattr(torch, name)
 
@@ -87,7 +87,8 @@ def _run(pipeline: Any, configuration: Configuration, picture: Path, steps: tupl
     )
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        write_picture(Path(folder) / "result.png", output.images, like=source, alpha=output.alpha)
+        alpha = None if output.alpha is None else output.alpha.numpy()
+        write_picture(Path(folder) / "result.png", output.images.cpu().numpy(), like=source, alpha=alpha)
         write = noted(started)
     report: dict[str, Any] = output.report.as_dict()
     report["stages"] = {READ: read, **report["stages"], WRITE: write}

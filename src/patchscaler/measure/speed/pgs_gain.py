@@ -5,10 +5,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from patchscaler.diffusion.pgs import GroupConfig
+from patchscaler.pgs.groups import GroupConfig
 from patchscaler.errors import ConfigError
 from patchscaler.imaging.files import find_pictures, read_picture
 from patchscaler.imaging.geometry import Size
@@ -16,7 +17,8 @@ from patchscaler.imaging.resize import resize_bicubic
 from patchscaler.measure.speed.settings import ADAPTIVE, BASELINES, UNIFORM
 from patchscaler.metrics.fidelity import psnr_y
 from patchscaler.metrics.lpips import load_lpips
-from patchscaler.pipeline import SCALE, PatchScalerPipeline
+from patchscaler.imaging.geometry import SCALE
+from patchscaler.integrations.diffusers.pipeline import PatchScalerPipeline
 
 # (result, original), each (1,3,H,W) float32 RGB in [0,1] -> a figure that falls as the result gets better, e.g. LPIPS.
 Quality = Callable[[Tensor, Tensor], float]
@@ -56,8 +58,9 @@ def compare(
     pictures = []
     for number, path in enumerate(paths):
         notify(f"PGS against uniform: {path.name} ({number + 1} of {len(paths)})")
-        original = _whole_cells(read_picture(path).pixels)
-        small = resize_bicubic(original, Size(original.shape[-2] // SCALE, original.shape[-1] // SCALE), clamp=True)
+        original = _whole_cells(torch.from_numpy(read_picture(path).pixels))
+        size = Size(original.shape[-2] // SCALE, original.shape[-1] // SCALE)
+        small = torch.from_numpy(resize_bicubic(original.numpy(), size, clamp=True))
         if not number:  # the first round sets libraries up
             pipeline(small[0], output_type="pt", steps=(1, 1, 1), batch_size=batch_size)
         entry: dict[str, Any] = {"picture": path.name}

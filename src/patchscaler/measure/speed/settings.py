@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from patchscaler.diffusion.pgs import GroupConfig
 from patchscaler.errors import ConfigError
 from patchscaler.imaging.geometry import Size
+from patchscaler.pgs.groups import GroupConfig
 
 ADAPTIVE = "adaptive"
 UNIFORM = "uniform"

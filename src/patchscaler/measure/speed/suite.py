@@ -107,7 +107,7 @@ def _source(picture: Path | None, size: Size, folder: Path) -> Path:
     if picture is None:
         synthetic_picture(size).save(path)
         return path
-    pixels = read_picture(picture).pixels[0].numpy()
+    pixels = read_picture(picture).pixels[0]
     for axis, side in ((1, size.height), (2, size.width)):
         missing = max(side - pixels.shape[axis], 0)
         around = [(0, 0)] * 3

@@ -1,0 +1,1 @@
+"""PatchScaler as a pipeline of diffusers."""
