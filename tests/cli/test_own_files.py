@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import Call
 from PIL import Image
 
+from arrays import uniform
 from command_files import files_in, make_picture, make_result
 from patchscaler.imaging.files import Picture, picture_from, read_picture, write_picture
 from patchscaler.imaging.searching import is_result
@@ -17,7 +17,7 @@ from patchscaler.imaging.searching import is_result
 @pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".webp", ".avif"])
 @pytest.mark.parametrize("bits", [8, 16])
 def test_results_bear_a_mark_and_other_files_do_not(tmp_path, suffix, metadata, bits):
-    like = Picture(torch.rand(1, 3, 5, 7), bits=bits, dpi=(300.0, 300.0))
+    like = Picture(uniform(1, 3, 5, 7), bits=bits, dpi=(300.0, 300.0))
     path = tmp_path / f"out{suffix}"
     write_picture(path, like.pixels, like=like, metadata=metadata, history="done")
     assert is_result(path)
@@ -30,7 +30,7 @@ def test_results_bear_a_mark_and_other_files_do_not(tmp_path, suffix, metadata, 
 def test_the_mark_stays_where_the_rest_of_the_exif_is_too_long(tmp_path):
     exif = Image.Exif()
     exif[0x010E] = "y" * 70_000
-    like = Picture(torch.rand(1, 3, 5, 7), exif=exif.tobytes())
+    like = Picture(uniform(1, 3, 5, 7), exif=exif.tobytes())
     write_picture(tmp_path / "out.jpg", like.pixels, like=like, history="done")
     assert is_result(tmp_path / "out.jpg")
 

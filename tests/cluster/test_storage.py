@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save_file
 from patchscaler import PatchScalerPipeline
 from patchscaler.errors import WeightsError
 from patchscaler.integrations.diffusers.assembly import FORMAT_VERSION, assemble
+from patchscaler.models.loading import check_part
 from patchscaler.models.patch_dit import PatchDiT
 from patchscaler.models.restorer import ConvRestorer
 from patchscaler.models.texture import ReferenceTextureMemory
-from patchscaler.storage import BUNDLED, WEIGHTS_FILE, check_part, model_folder, read_shapes
+from patchscaler.storage import BUNDLED, WEIGHTS_FILE, model_folder, read_shapes
 
 NAMES = (
     *("autoencoder", "restorer", "patch_dit", "texture_classifier", "texture_encoder", "texture_memory"),

@@ -10,11 +10,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-from patchscaler.diffusion import pgs
 
 from patchscaler.cli.export import export_onnx
 from patchscaler.errors import ConfigError, WeightsError
@@ -23,6 +21,8 @@ from patchscaler.imaging.geometry import Size
 from patchscaler.onnx import arrays
 from patchscaler.onnx.export import _check, _store_as_half
 from patchscaler.onnx.runner import SETTINGS, OnnxUpscaler
+from patchscaler.pgs.groups import GroupConfig, plan
+from patchscaler.pgs.sampling import Sampling
 from patchscaler.pgs.schedule import make_scheduler
 
 SIZES = [(1, 1), (2, 3), (5, 4), (16, 16), (17, 33), (31, 8), (1, 40), (40, 1), (24, 37), (45, 61)]
@@ -156,7 +156,7 @@ def test_other_networks_are_refused(tiny_pipeline, monkeypatch: pytest.MonkeyPat
 @settings(max_examples=30, deadline=None)
 def test_bicubic(height: int, width: int, scale: int, seed: int) -> None:
     pixels = random_array(3, height, width, seed=seed)
-    wanted = resize.resize_bicubic(torch.from_numpy(pixels)[None], Size(scale * height, scale * width))[0]
+    wanted = resize.resize_bicubic(pixels[None], Size(scale * height, scale * width))[0]
     np.testing.assert_allclose(arrays.enlarge_bicubic(pixels, scale), wanted, atol=1e-5)
 
 
@@ -164,7 +164,7 @@ def test_bicubic(height: int, width: int, scale: int, seed: int) -> None:
 @settings(max_examples=30, deadline=None)
 def test_colour_fix(height: int, width: int, seed: int) -> None:
     a, b = random_array(3, height, width, seed=seed), random_array(3, height, width, seed=seed + 1)
-    wanted = colour.wavelet_colour_fix(torch.from_numpy(a)[None], torch.from_numpy(b)[None])[0]
+    wanted = colour.wavelet_colour_fix(a[None], b[None])[0]
     np.testing.assert_allclose(arrays.wavelet_colour_fix(a, b), wanted, atol=2e-6)
 
 
@@ -176,7 +176,7 @@ def test_patches(height: int, width: int, overlap: int) -> None:
     rows, cols = (arrays.origins(side, 8, 8 - overlap) for side in (height, width))
     corners = [(row, col) for row in rows for col in cols]
     patches = arrays.split(latents, corners, 8)
-    np.testing.assert_array_equal(patches, tiles.split(torch.from_numpy(latents)[None], grid))
+    np.testing.assert_array_equal(patches, tiles.split(latents[None], grid))
     window = arrays.raised_cosine_window(8, overlap)
     np.testing.assert_allclose(window, tiles.raised_cosine_window(8, overlap), rtol=1e-6)
     np.testing.assert_allclose(arrays.merge(patches, corners, window, height, width), latents, atol=1e-5)
@@ -188,22 +188,24 @@ def test_patches(height: int, width: int, overlap: int) -> None:
 def test_sampling(taus: tuple[int, ...], steps: tuple[int, ...]) -> None:
     groups = np.arange(11) % 3
     coarse, noise = random_array(11, 2, 4, 4), random_array(11, 2, 4, 4, seed=1)
-    alphas = make_scheduler().alphas_cumprod
-    config = pgs.GroupConfig(taus=taus, steps=steps)
-    np.testing.assert_array_equal(arrays.plan(taus, steps), pgs.plan(config).times)
+    alphas = make_scheduler().alphas_cumprod.numpy()
+    config = GroupConfig(taus=taus, steps=steps)
+    np.testing.assert_array_equal(arrays.plan(taus, steps), plan(config).times)
 
-    def denoise(x, t, index):  # of numpy and of torch alike
-        return 0.5 * x - 0.001 * t[:, None, None, None] + 0.1 * index[:, None, None, None]
+    def denoise(x, t, index):
+        return (0.5 * x - 0.001 * t[:, None, None, None] + 0.1 * index[:, None, None, None]).astype(np.float32)
 
-    wanted = pgs.sample(*map(torch.from_numpy, (coarse, groups, noise)), denoise, alphas, config, batch_size=4)
+    sampling = Sampling(coarse, groups, noise, alphas, config, batch_size=4)
+    for batch in sampling.batches():
+        sampling.advance(batch, denoise(batch.x_t, batch.t, batch.rows))
     result = arrays.sample(
         coarse,
         groups,
         noise,
-        lambda x, t, index: denoise(x, t, index).astype(np.float32),
-        alphas.numpy(),
+        denoise,
+        alphas,
         taus,
         steps,
         4,
     )
-    np.testing.assert_allclose(result, wanted, atol=1e-5)
+    np.testing.assert_allclose(result, sampling.latents, atol=1e-5)

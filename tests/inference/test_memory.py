@@ -14,9 +14,9 @@ from patchscaler.data.pictures import PictureSet
 from patchscaler.errors import ConfigError, WeightsError
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.grm import GlobalRestoration
+from patchscaler.models.loading import check_part
 from patchscaler.models.restorer import ConvRestorer
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier
-from patchscaler.storage import check_part
 from patchscaler.training.autoencoder import CropDataset, PicturePool
 from patchscaler.training.calibrate import calibrate, calibrate_eta, group_shares, patch_log_errors
 from patchscaler.training.texture import build_memory

@@ -12,12 +12,12 @@ from conftest import Call
 from test_experiments import needs_alex
 
 import patchscaler.cli.experiment
+from patchscaler.integrations.frame import Coarse
 from patchscaler.measure.experiments import plug_in
 from patchscaler.measure.experiments.catalogue import CATALOGUE, PLUG_IN
 from patchscaler.measure.experiments.measuring import Measured
 from patchscaler.measure.experiments.record import RESULTS
 from patchscaler.measure.experiments.setting import Setting
-from patchscaler.integrations.frame import Coarse
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def test_measured_values_are_the_metrics_own(tmp_path: Path) -> None:
     section = Section(None, "one", references, rows=rows)
     measure([section], [psnr_metric()])
     for name in "ab":
-        wanted = psnr_y(read_picture(results[name]).pixels, read_picture(references[name]).pixels)
+        wanted = psnr_y(*(torch.from_numpy(read_picture(each[name]).pixels) for each in (results, references)))
         assert rows[0].values["psnr_y"][name] == wanted
     assert rows[1].mean("psnr_y") == math.inf
     assert rows[0].mean("psnr_y") == pytest.approx(sum(rows[0].values["psnr_y"].values()) / 2)

@@ -197,7 +197,9 @@ def test_a_damaged_file_is_named(nowhere: Path, content: bytes, names: dict[str,
 
 def pair() -> tuple[Tensor, Tensor]:
     """(degraded, sharp): 256x256 of both example pictures, made by whole numbers: the same on every machine."""
-    cat, parrot = ((read_picture(EXAMPLES / f"{n}.png").pixels * 255).round().int() for n in ("cat", "parrot"))
+    cat, parrot = (
+        torch.from_numpy(read_picture(EXAMPLES / f"{n}.png").pixels * 255).round().int() for n in ("cat", "parrot")
+    )
     sharp = torch.cat([torch.cat([cat, parrot], 3), torch.cat([parrot.flip(3), cat.flip(2)], 3)], 2)
     soft = (sharp + sharp.roll(1, 2) + sharp.roll(1, 3) + sharp.roll((1, 1), (2, 3))) // 4
     noise = np.random.default_rng(0).integers(-6, 7, (256, 256, 3)).transpose(2, 0, 1)[None]

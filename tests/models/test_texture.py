@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from patchscaler.errors import ConfigError
+from patchscaler.models.loading import check_part
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder, farthest_points
-from patchscaler.storage import check_part
 from random_networks import patch_dit, randn, shaken
 
 law = settings(deadline=None, max_examples=25)

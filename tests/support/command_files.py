@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import torch
 from PIL import Image
 
+from arrays import uniform
 from patchscaler.imaging.files import write_picture
 
 
@@ -18,7 +18,7 @@ def make_picture(path: Path, width: int = 9, height: int = 6) -> Path:
 def make_result(path: Path) -> Path:
     """A picture with our mark."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_picture(path, torch.rand(1, 3, 6, 9), history="made before")
+    write_picture(path, uniform(1, 3, 6, 9), history="made before")
     return path
 
 

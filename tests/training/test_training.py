@@ -14,7 +14,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from patchscaler.cli.train import Part, types_of
-from patchscaler.storage import WEIGHTS_FILE, check_part
+from patchscaler.models.loading import check_part
+from patchscaler.storage import WEIGHTS_FILE
 from patchscaler.training import loop
 from patchscaler.training.settings import build
 from training_runs import PARTS, WEIGHTS, assert_same, entries, needs_vgg, run_training, state_of

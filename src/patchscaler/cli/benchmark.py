@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from patchscaler.cli.upscale import choose_device, parse_steps
+from patchscaler.cli.upscale import parse_steps
+from patchscaler.engines.devices import choose_device
 from patchscaler.errors import ConfigError, PatchScalerError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -42,11 +43,11 @@ def benchmark(
     """
     from rich.console import Console
 
-    from patchscaler.options import DEFAULT_QUALITY, QUALITIES
     from patchscaler.measure.speed.processes import Peer
     from patchscaler.measure.speed.settings import parse_size, sweep
     from patchscaler.measure.speed.suite import run
     from patchscaler.measure.speed.table import check_plot, draw_plot, print_tables
+    from patchscaler.options import DEFAULT_QUALITY, QUALITIES
     from patchscaler.storage import model_folder
 
     # 1. Everything that can be wrong with the call, before any work.

@@ -172,7 +172,8 @@ def upscale(
         failed: list[Job] = []
         try:
             if jobs:
-                from patchscaler.engines.load import load_engine, work_alone
+                from patchscaler.engines.load import load_engine
+                from patchscaler.engines.process import work_alone
 
                 if alone:
                     work_alone()

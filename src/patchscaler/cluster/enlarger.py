@@ -55,7 +55,8 @@ class Enlarger:
     """Loads the model once, then enlarges batches of pictures. For a process of its own: it chooses light networks."""
 
     def __init__(self, work: Work, attempts: Attempts) -> None:
-        from patchscaler.engines.load import load_engine, work_alone
+        from patchscaler.engines.load import load_engine
+        from patchscaler.engines.process import work_alone
 
         work_alone()
         self.work, self.attempts = work, attempts

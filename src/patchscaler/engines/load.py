@@ -3,7 +3,6 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from patchscaler.engines.malloc import keep_freed_memory
 from patchscaler.engines.protocol import Engine
 from patchscaler.errors import ConfigError
 from patchscaler.storage import BUNDLED, fetch_model
@@ -46,13 +45,3 @@ def check_model(model: str) -> None:
         from patchscaler.models.model import check_folder
 
         check_folder(folder)
-
-
-def work_alone(engine: str = "auto") -> None:
-    """For a process that does nothing but enlarge pictures, before an engine is loaded: it imports less and keeps freed
-    memory."""
-    keep_freed_memory()
-    if engine in ("auto", "torch", "patchscaler.engines.torch") and find_spec("torch") is not None:
-        from patchscaler.models import light
-
-        light.choose()

@@ -172,7 +172,7 @@ def _work(connection: Connection, module: str, threads: int) -> None:
     """A worker's life; `module` of its engine."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process decides
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    from patchscaler.engines.load import work_alone
+    from patchscaler.engines.process import work_alone
 
     work_alone(module)  # workers do nothing but sample
     importlib.import_module(module)

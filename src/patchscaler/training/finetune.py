@@ -22,9 +22,6 @@ from torch.utils.data import Dataset
 
 from patchscaler.data.pairs import CONDITIONS, PairDataset, PairSettings, validation_pairs
 from patchscaler.data.pictures import PictureSet, picture_files
-from patchscaler.pgs.groups import GroupConfig, assign_groups, plan
-from patchscaler.pgs.sampling import ddim_step
-from patchscaler.pgs.schedule import TRAIN_STEPS, make_scheduler
 from patchscaler.errors import ConfigError
 from patchscaler.metrics.fidelity import psnr_y
 from patchscaler.metrics.lpips import load_lpips
@@ -32,6 +29,9 @@ from patchscaler.models.autoencoder import STRIDE, DctAutoencoder
 from patchscaler.models.patch_dit import PatchDiT, TextureCache
 from patchscaler.models.restorer import ConvRestorer, confidence_from, restoration_loss
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
+from patchscaler.pgs.groups import GroupConfig, assign_groups, plan
+from patchscaler.pgs.sampling import ddim_step
+from patchscaler.pgs.schedule import TRAIN_STEPS, make_scheduler
 from patchscaler.training.adversarial import Adversary, FeatureDiscriminator
 from patchscaler.training.decoding import DecodingDenoiser, Square, grid_energy, is_of_texture, pixel_square
 from patchscaler.training.frozen import load_frozen

@@ -19,12 +19,12 @@ from torch.utils.data import Dataset
 
 from patchscaler.data.pairs import PairDataset, PairSettings, validation_pairs
 from patchscaler.data.pictures import PictureSet, picture_files
-from patchscaler.pgs.groups import GroupConfig
-from patchscaler.pgs.schedule import TRAIN_STEPS, make_scheduler
 from patchscaler.metrics.fidelity import psnr_y
 from patchscaler.models.latents import decode_latents, encode_pixels, latent_channels
 from patchscaler.models.patch_dit import PatchDiT
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
+from patchscaler.pgs.groups import GroupConfig
+from patchscaler.pgs.schedule import TRAIN_STEPS, make_scheduler
 from patchscaler.training.frozen import load_autoencoder, load_frozen, load_restorer
 from patchscaler.training.latents import CacheSettings, LatentCache, PatchDataset, random_patches
 from patchscaler.training.perceptual import PerceptualLoss

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from patchscaler.pgs.groups import GROUP_NAMES
+from patchscaler.imaging.geometry import STRIDE
 from patchscaler.imaging.qmap import draw_qmap
-from patchscaler.options import GAMMAS, PAPER_STEPS
+from patchscaler.integrations.diffusers.output import PatchScalerOutput
 from patchscaler.measure.experiments.inputs import Sample, read_samples
 from patchscaler.measure.experiments.measuring import (
     JUDGE,
@@ -29,8 +29,8 @@ from patchscaler.measure.experiments.record import Record, Table, Verdict
 from patchscaler.measure.experiments.setting import Setting
 from patchscaler.measure.quality.measure import box_means
 from patchscaler.metrics.lpips import Lpips, load_lpips
-from patchscaler.imaging.geometry import STRIDE
-from patchscaler.integrations.diffusers.output import PatchScalerOutput
+from patchscaler.options import GAMMAS, PAPER_STEPS
+from patchscaler.pgs.groups import GROUP_NAMES
 
 STEPS = (0, 1, 2, 4, 8, 20)  # for every patch, from its group's start time
 FEW, MANY = 2, 20

@@ -13,9 +13,9 @@ from patchscaler.data.pictures import picture_files
 from patchscaler.data.testsets import pair_folders
 from patchscaler.errors import DataError
 from patchscaler.imaging.files import read_picture
+from patchscaler.imaging.geometry import SCALE
 from patchscaler.measure.experiments.setting import Setting
 from patchscaler.measure.quality.pairing import pair_results, pictures_by_stem
-from patchscaler.imaging.geometry import SCALE
 
 SMALLEST = 64  # px of a sharp picture's side
 T = TypeVar("T")

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from patchscaler.imaging.geometry import SCALE
+from patchscaler.integrations.diffusers.output import PatchScalerOutput
+from patchscaler.integrations.diffusers.pipeline import PatchScalerPipeline
 from patchscaler.measure.experiments.inputs import Sample
 from patchscaler.measure.experiments.record import Table
 from patchscaler.measure.experiments.setting import Setting
 from patchscaler.measure.speed.child import resolve_dtype
 from patchscaler.metrics.choice import Metric, choose_metrics, load_metrics
-from patchscaler.imaging.geometry import SCALE
-from patchscaler.integrations.diffusers.output import PatchScalerOutput
-from patchscaler.integrations.diffusers.pipeline import PatchScalerPipeline
 
 JUDGE = "lpips_alex"  # decides the claims; falls as pictures get better
 SIGNIFICANT = 2.0  # standard errors that a difference needs to count

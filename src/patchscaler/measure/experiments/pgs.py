@@ -2,8 +2,6 @@
 
 from typing import Any
 
-from patchscaler.pgs.groups import GroupConfig
-from patchscaler.options import PAPER_STEPS, QUALITIES
 from patchscaler.measure.experiments.inputs import Sample, read_samples
 from patchscaler.measure.experiments.measuring import (
     JUDGE,
@@ -18,6 +16,8 @@ from patchscaler.measure.experiments.measuring import (
 )
 from patchscaler.measure.experiments.record import Record, Verdict
 from patchscaler.measure.experiments.setting import Setting
+from patchscaler.options import PAPER_STEPS, QUALITIES
+from patchscaler.pgs.groups import GroupConfig
 
 Plan = tuple[tuple[int, ...], tuple[int, ...]]  # start times, steps
 

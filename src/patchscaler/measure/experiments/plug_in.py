@@ -9,6 +9,7 @@ import torch
 
 from patchscaler.engines.torch import TorchEngine
 from patchscaler.errors import ConfigError
+from patchscaler.integrations.diffusers.output import PatchScalerOutput
 from patchscaler.integrations.frame import Coarse, Sampling, Upscaled
 from patchscaler.integrations.hub import adapter_for, load_backbone
 from patchscaler.measure.experiments.catalogue import PLUG_IN
@@ -28,7 +29,6 @@ from patchscaler.measure.experiments.record import Record, Table, Verdict, weigh
 from patchscaler.measure.experiments.setting import Setting
 from patchscaler.measure.speed.child import resolve_dtype
 from patchscaler.pgs import GroupConfig
-from patchscaler.integrations.diffusers.output import PatchScalerOutput
 from patchscaler.upscaler import Upscaler
 
 PAPER = GroupConfig()  # thresholds, start times and steps

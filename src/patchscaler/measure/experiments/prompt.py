@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from patchscaler.options import DEFAULT_QUALITY, PAPER_STEPS, QUALITIES
+from patchscaler.integrations.diffusers.output import PatchScalerOutput
+from patchscaler.integrations.diffusers.pipeline import PatchScalerPipeline
 from patchscaler.measure.experiments.inputs import Sample, read_samples
 from patchscaler.measure.experiments.measuring import (
     JUDGE,
@@ -22,8 +23,7 @@ from patchscaler.measure.experiments.measuring import (
 from patchscaler.measure.experiments.record import Record, Verdict
 from patchscaler.measure.experiments.setting import Setting
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
-from patchscaler.integrations.diffusers.output import PatchScalerOutput
-from patchscaler.integrations.diffusers.pipeline import PatchScalerPipeline
+from patchscaler.options import DEFAULT_QUALITY, PAPER_STEPS, QUALITIES
 
 TOP_KS = (1, 2, 4, 8)
 SIZES = (250, 500, 1000, 2000)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from patchscaler.data.testsets import HR_FOLDERS, LR_FOLDERS, pair_folders, recognise
-from patchscaler.options import DEFAULT_QUALITY, PAPER_STEPS, QUALITIES
 from patchscaler.measure.experiments.measuring import JUDGE, Notify, difference
 from patchscaler.measure.experiments.record import Record, Table, Verdict
 from patchscaler.measure.experiments.setting import Setting
@@ -15,6 +14,7 @@ from patchscaler.measure.quality.produce import PATCHSCALER
 from patchscaler.measure.quality.report import Report
 from patchscaler.measure.quality.rows import Row, Section
 from patchscaler.metrics.choice import Metric
+from patchscaler.options import DEFAULT_QUALITY, PAPER_STEPS, QUALITIES
 
 STEPS = (PAPER_STEPS, QUALITIES[DEFAULT_QUALITY])  # the paper's are the main row
 WITHOUT_TRUTH = ("musiq", "maniqa_koniq", "clipiqa", "niqe")  # what judges where there is no ground truth

@@ -10,17 +10,16 @@ from typing import Any
 import torch
 
 from patchscaler.data.pictures import picture_files
-from patchscaler.pgs.groups import GroupConfig
 from patchscaler.imaging.files import read_picture
-from patchscaler.imaging.geometry import Size
+from patchscaler.imaging.geometry import SCALE, Size
 from patchscaler.imaging.resize import resize_bicubic
-from patchscaler.options import QUALITIES
 from patchscaler.measure.experiments.inputs import spread
 from patchscaler.measure.experiments.measuring import Notify, load_model, sampling_seconds
 from patchscaler.measure.experiments.record import Record, Table, Verdict
 from patchscaler.measure.experiments.setting import Setting
 from patchscaler.measure.speed.settings import ADAPTIVE, BASELINES, RESTORER, UNIFORM
-from patchscaler.imaging.geometry import SCALE
+from patchscaler.options import QUALITIES
+from patchscaler.pgs.groups import GroupConfig
 
 SIDES = (128, 256, 512)  # of the input in pixels
 BALANCED = "adaptive, the default's steps"

@@ -8,7 +8,8 @@ from typing import Any
 
 from patchscaler.data.pairs import CONDITIONS
 from patchscaler.errors import ConfigError, DataError
-from patchscaler.options import DEFAULT_QUALITY, QUALITIES
+from patchscaler.imaging.geometry import SCALE
+from patchscaler.integrations.diffusers.pipeline import PatchScalerPipeline
 from patchscaler.measure.quality.bars import Bar, judge
 from patchscaler.measure.quality.measure import group_figures, measure
 from patchscaler.measure.quality.pairing import check_sizes, pair_results, picture_size, pictures_by_stem
@@ -28,9 +29,8 @@ from patchscaler.measure.quality.report import ModelFacts, Report
 from patchscaler.measure.quality.rows import Row, Section
 from patchscaler.metrics.choice import choose_metrics, load_metrics
 from patchscaler.metrics.lpips import load_lpips
-from patchscaler.imaging.geometry import SCALE
-from patchscaler.integrations.diffusers.pipeline import PatchScalerPipeline
 from patchscaler.models.model import default_dtype
+from patchscaler.options import DEFAULT_QUALITY, QUALITIES
 from patchscaler.storage import model_folder
 
 PLACEHOLDER = "{condition}"

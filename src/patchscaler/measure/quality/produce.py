@@ -22,15 +22,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patchscaler.data.pairs import validation_pictures
+from patchscaler.engines.torch import TorchEngine
 from patchscaler.errors import DataError
 from patchscaler.imaging.files import read_picture, write_picture
-from patchscaler.imaging.geometry import Size
+from patchscaler.imaging.geometry import SCALE, STRIDE, Size
 from patchscaler.imaging.resize import resize_bicubic
 from patchscaler.measure.quality.rows import Patches, Row, Section
-from patchscaler.engines.torch import TorchEngine
 from patchscaler.models.latents import encode_pixels
 from patchscaler.stages.render import decode_tiled, decode_tiles
-from patchscaler.imaging.geometry import SCALE, STRIDE
 
 BICUBIC, CEILING, RESTORER, PATCHSCALER = "bicubic", "autoencoder (ceiling)", "restorer alone", "PatchScaler"
 NO_TEXTURE = f"{PATCHSCALER}, no texture"

@@ -9,16 +9,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from patchscaler.pgs.groups import GroupConfig
 from patchscaler.errors import ConfigError
 from patchscaler.imaging.files import find_pictures, read_picture
-from patchscaler.imaging.geometry import Size
+from patchscaler.imaging.geometry import SCALE, Size
 from patchscaler.imaging.resize import resize_bicubic
+from patchscaler.integrations.diffusers.pipeline import PatchScalerPipeline
 from patchscaler.measure.speed.settings import ADAPTIVE, BASELINES, UNIFORM
 from patchscaler.metrics.fidelity import psnr_y
 from patchscaler.metrics.lpips import load_lpips
-from patchscaler.imaging.geometry import SCALE
-from patchscaler.integrations.diffusers.pipeline import PatchScalerPipeline
+from patchscaler.pgs.groups import GroupConfig
 
 # (result, original), each (1,3,H,W) float32 RGB in [0,1] -> a figure that falls as the result gets better, e.g. LPIPS.
 Quality = Callable[[Tensor, Tensor], float]

@@ -1,6 +1,7 @@
-"""One setting of the C library's allocator, for processes that belong to us."""
+"""Settings of a process that belongs to us and does nothing but enlarge pictures."""
 
 import ctypes
+from importlib.util import find_spec
 
 # <malloc.h> of glibc
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -17,3 +18,13 @@ def keep_freed_memory() -> None:
         return
     mallopt(M_MMAP_THRESHOLD, KEPT)
     mallopt(M_TRIM_THRESHOLD, KEPT)
+
+
+def work_alone(engine: str = "auto") -> None:
+    """For a process that does nothing but enlarge pictures, before an engine is loaded: it imports less and keeps freed
+    memory."""
+    keep_freed_memory()
+    if engine in ("auto", "torch", "patchscaler.engines.torch") and find_spec("torch") is not None:
+        from patchscaler.models import light
+
+        light.choose()
