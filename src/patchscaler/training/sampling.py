@@ -12,7 +12,8 @@ from patchscaler.diffusion.pgs import GroupConfig, assign_groups, sample
 from patchscaler.diffusion.schedule import make_scheduler
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.tiles import OVERLAP, PatchGrid, merge, pad_to_patch, raised_cosine_window, split
-from patchscaler.models.latents import decode_latents, restorer_input
+from patchscaler.models.grm import GlobalRestoration
+from patchscaler.models.latents import decode_latents
 from patchscaler.models.patch_dit import PatchDiT, TextureCache
 from patchscaler.models.restorer import Restoration, confidence_from
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
@@ -22,17 +23,20 @@ from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier
 class Sampler:
     """All that refines a picture; the networks may be in training."""
 
-    restorer: Any  # ConvRestorer or SwinRestorer
+    grm: GlobalRestoration
     classifier: TextureClassifier
     memory: ReferenceTextureMemory
     encoder: TextureEncoder
     patch_dit: PatchDiT
-    autoencoder: Any  # DctAutoencoder or diffusers' AutoencoderKL
+
+    @property
+    def restorer(self) -> Any:
+        return self.grm.restorer
 
     @torch.no_grad()
     def restore(self, pixels: Tensor) -> Restoration:
-        """Coarse latents and log error of LR pixels (n,3,h,w), even sides."""
-        return self.restorer(restorer_input(self.restorer, self.autoencoder, pixels))
+        """Coarse latents and log error of LR pixels (n,3,h,w)."""
+        return self.grm(pixels)
 
     @torch.no_grad()
     def prompt(self, coarse: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,7 +78,7 @@ class Sampler:
             restored = self.restore(pair["lr"])
             latents = {"coarse": restored.latents, "sampled": self.refine(restored, config, seed=number)}
             pictures = {
-                name: decode_latents(self.autoencoder, part).float().clamp(0, 1) for name, part in latents.items()
+                name: decode_latents(self.grm.autoencoder, part).float().clamp(0, 1) for name, part in latents.items()
             }
             yield (
                 [*pictures.values(), pair["hr"]],
