@@ -13,7 +13,10 @@ from patchscaler.data.pairs import PairDataset, PairSettings
 from patchscaler.data.pictures import PictureSet
 from patchscaler.errors import ConfigError
 from patchscaler.models.autoencoder import DctAutoencoder
+from patchscaler.models.fusion import Fusion
+from patchscaler.models.grm import GlobalRestoration
 from patchscaler.models.restorer import ConvRestorer
+from patchscaler.models.rrdb import RrdbRestorer
 from patchscaler.training.latents import CacheSettings, LatentCache, PatchDataset
 
 BICUBIC = PairSettings(crop=32, mixture={"bicubic": 1.0})
@@ -35,7 +38,9 @@ def restorer() -> ConvRestorer:
 def test_the_latent_cache_holds_what_the_networks_make(
     pictures: PictureSet, autoencoder: DctAutoencoder, restorer: ConvRestorer, tmp_path: Path
 ) -> None:
-    cache = LatentCache(CacheSettings(str(tmp_path), 20, seed=4, workers=0), pictures, BICUBIC, autoencoder, restorer)
+    cache = LatentCache(
+        CacheSettings(str(tmp_path), 20, seed=4, workers=0), pictures, BICUBIC, GlobalRestoration(restorer, autoencoder)
+    )
     dataset = PairDataset(pictures, BICUBIC, 4)
     assert {name: array.shape for name, array in cache.crops.arrays.items()} == {
         "pixels": (20, 3, 32, 32),
@@ -68,7 +73,7 @@ def test_an_interrupted_cache_goes_on(
 
     def build(folder: str) -> LatentCache:
         place = CacheSettings(str(tmp_path / folder), count, workers=0)
-        return LatentCache(place, pictures, pairs, autoencoder, restorer)
+        return LatentCache(place, pictures, pairs, GlobalRestoration(restorer, autoencoder))
 
     whole = build("whole")
     batches = []
@@ -100,12 +105,19 @@ def test_a_cache_belongs_to_what_it_was_made_of(
         DctAutoencoder(luma=4, chroma=1, width=8, blocks=1, fine_width=8, fine_blocks=1, latents_mean=[0.5] * 6),
     )
     other_restorer = ConvRestorer(latent_channels=6, width=8, blocks=1).requires_grad_(False)
+    torch.manual_seed(0)
+    second = RrdbRestorer(latent_channels=6, width=8, growth=4, blocks=1)
+    fusions = [Fusion(6, 8, 8, width=8, blocks=1) for _ in range(2)]
 
     def folder(
-        seed: int = 1, pictures: PictureSet = pictures, pairs: PairSettings = BICUBIC, parts: Any = None
+        seed: int = 1,
+        pictures: PictureSet = pictures,
+        pairs: PairSettings = BICUBIC,
+        parts: GlobalRestoration | None = None,
     ) -> Path:
         place = CacheSettings(str(tmp_path), 2, seed, workers=0)
-        return LatentCache(place, pictures, pairs, *(parts or (autoencoder, restorer))).crops.folder
+        grm = parts or GlobalRestoration(restorer, autoencoder)
+        return LatentCache(place, pictures, pairs, grm).crops.folder
 
     moved = dataclasses.replace(pictures, cache=str(tmp_path / "elsewhere"))
     assert folder() == folder() == folder(pictures=moved)
@@ -118,9 +130,9 @@ def test_a_cache_belongs_to_what_it_was_made_of(
         folder(),
         folder(seed=2),
         folder(pairs=PairSettings(crop=32, mixture={"mild": 1.0})),
-        folder(parts=(other_parts[0], restorer)),
-        folder(parts=(other_parts[1], restorer)),
-        folder(parts=(autoencoder, other_restorer)),
+        *(folder(parts=GlobalRestoration(restorer, other)) for other in other_parts),
+        folder(parts=GlobalRestoration(other_restorer, autoencoder)),
+        *(folder(parts=GlobalRestoration(restorer, autoencoder, second, fusion)) for fusion in fusions),
         first,
         folder(pictures=own),  # with one more file
     ]
@@ -130,7 +142,9 @@ def test_a_cache_belongs_to_what_it_was_made_of(
 def test_patches_are_a_function_of_seed_and_index(
     pictures: PictureSet, autoencoder: DctAutoencoder, restorer: ConvRestorer, tmp_path: Path
 ) -> None:
-    cache = LatentCache(CacheSettings(str(tmp_path), 8, workers=0), pictures, BICUBIC, autoencoder, restorer)
+    cache = LatentCache(
+        CacheSettings(str(tmp_path), 8, workers=0), pictures, BICUBIC, GlobalRestoration(restorer, autoencoder)
+    )
     one, two = PatchDataset(cache, 2, seed=3), PatchDataset(cache, 2, seed=3)
     two[4]
     for index in (0, 9, 2**39):

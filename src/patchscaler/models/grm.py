@@ -27,17 +27,22 @@ class GlobalRestoration:
     second: RrdbRestorer | None = None
     fusion: Fusion | None = None
 
-    def __call__(self, pixels: Float[Tensor, "1 3 height width"], denoise: float = 0.5) -> Restoration:
-        """A whole picture at once; `Upscaler.restore` does the same tile by tile."""
+    def __call__(self, pixels: Float[Tensor, "n 3 height width"], denoise: float = 0.5) -> Restoration:
+        """Whole pictures at once, each asked about on its own; `Upscaler.restore` does the same tile by tile."""
         first, gain = self.first(pixels)
         if gain is None or denoise == 0:
             return first
         assert self.fusion is not None
-        share, lean = self.fusion.gate.decide(gain.cpu().numpy(), denoise)
-        if share == 0:
+        shares, leans = zip(
+            *(self.fusion.gate.decide(own, denoise) for own in gain.cpu().numpy()[:, None]), strict=True
+        )
+        share = torch.tensor(shares, device=pixels.device)
+        rows = share.nonzero().flatten()
+        if not len(rows):
             return first
-        pairs = zip(first, self.fused(pixels, lean), strict=True)
-        return Restoration(*(torch.lerp(one, both, share) for one, both in pairs))
+        share = share[rows, None, None, None]
+        pairs = zip(first, self.fused(pixels[rows], leans[0]), strict=True)
+        return Restoration(*(one.index_copy(0, rows, torch.lerp(one[rows], both, share)) for one, both in pairs))
 
     def first(self, pixels: Float[Tensor, "n 3 height width"]) -> tuple[Restoration, Tensor | None]:
         """By the first restorer alone, and the gain to be expected of the second one (None: there is none)."""

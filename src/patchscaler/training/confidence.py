@@ -28,8 +28,9 @@ from torch.utils.data import Dataset
 from patchscaler.data.pairs import PairDataset, PairSettings
 from patchscaler.data.pictures import PictureSet
 from patchscaler.errors import ConfigError
+from patchscaler.imaging.geometry import STRIDE
 from patchscaler.metrics.lpips import load_lpips
-from patchscaler.models.autoencoder import STRIDE, DctAutoencoder
+from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.fusion import Fusion
 from patchscaler.models.latents import decode_latents
 from patchscaler.models.patch_dit import PatchDiT

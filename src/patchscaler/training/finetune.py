@@ -23,11 +23,15 @@ from torch.utils.data import Dataset
 from patchscaler.data.pairs import CONDITIONS, PairDataset, PairSettings, validation_pairs
 from patchscaler.data.pictures import PictureSet, picture_files
 from patchscaler.errors import ConfigError
+from patchscaler.imaging.geometry import STRIDE
 from patchscaler.metrics.fidelity import psnr_y
 from patchscaler.metrics.lpips import load_lpips
-from patchscaler.models.autoencoder import STRIDE, DctAutoencoder
+from patchscaler.models.autoencoder import DctAutoencoder
+from patchscaler.models.fusion import Fusion
+from patchscaler.models.grm import GlobalRestoration
 from patchscaler.models.patch_dit import PatchDiT, TextureCache
 from patchscaler.models.restorer import ConvRestorer, confidence_from, restoration_loss
+from patchscaler.models.rrdb import RrdbRestorer
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
 from patchscaler.pgs.groups import GroupConfig, assign_groups, plan
 from patchscaler.pgs.sampling import ddim_step
@@ -58,6 +62,7 @@ TRAINED: dict[str, Callable[[str], bool]] = {
 class FinetuneSettings:
     """One fine-tuning run; it begins from the parts in the folders named.
 
+    second_restorer, fusion  both or none: coarse latents are then what the gate makes of both restorers; neither learns
     features           folder of the convolutions of VGG16 and AlexNet; None: where they are installed. LPIPS (vgg) is a
                        loss, LPIPS (alex) only judges
     trained            "everything"; "restoration": all but the decoder; "patch_dit": Patch-DiT and the texture encoder,
@@ -84,6 +89,8 @@ class FinetuneSettings:
     patch_dit: str
     texture_encoder: str
     validation: str
+    second_restorer: str | None = None
+    fusion: str | None = None
     features: str | None = None
     pairs: PairSettings = field(default_factory=lambda: PairSettings(crop=256))
     cache: CacheSettings = field(default_factory=CacheSettings)
@@ -112,6 +119,8 @@ class FinetuneTask:
         self.settings = settings
         if settings.trained not in TRAINED:
             raise ConfigError(f'trained "{settings.trained}": choose {", ".join(TRAINED)}')
+        if bool(settings.fusion) != bool(settings.second_restorer) or (settings.fusion and settings.restorer_weight):
+            raise ConfigError("second_restorer and fusion go together, and with restorer_weight 0: neither learns here")
         picture_files(Path(settings.validation))  # a missing folder fails now, not at the first validation
         self.lpips = load_lpips("vgg", settings.features).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.judge = load_lpips("alex", settings.features)
@@ -120,6 +129,10 @@ class FinetuneTask:
         self.times = [plan(config, TRAIN_STEPS).times.tolist() for config in self.plans]
         torch.manual_seed(settings.run.seed)
         restorer = load_frozen(ConvRestorer, settings.restorer).to(memory_format=torch.channels_last)
+        second: list[Any] = []
+        if settings.fusion and settings.second_restorer:
+            second = [load_frozen(RrdbRestorer, settings.second_restorer), load_frozen(Fusion, settings.fusion)]
+            second = [network.to(memory_format=torch.channels_last) for network in second]
         self.network = DecodingDenoiser(
             load_frozen(PatchDiT, settings.patch_dit),
             load_frozen(TextureEncoder, settings.texture_encoder),
@@ -130,12 +143,11 @@ class FinetuneTask:
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(TRAINED[settings.trained](name))
         self.sampler = Sampler(
-            restorer,
+            GlobalRestoration(restorer, self.network.autoencoder, *second),
             load_frozen(TextureClassifier, settings.classifier),
             load_frozen(ReferenceTextureMemory, settings.memory),
             self.network.encoder,
             self.network.patch_dit,
-            self.network.autoencoder,
         )
         if self.network.patch_dit.config["prediction_type"] != "sample":
             raise ConfigError("fine-tuning decodes the prediction, so it needs a Patch-DiT that predicts x0 (sample)")
@@ -148,15 +160,14 @@ class FinetuneTask:
             settings.adversarial_after,
         )
         self.checkpointed = self.adversary.checkpointed
-        self.frozen = [self.lpips, self.judge, restorer, self.sampler.classifier, self.sampler.memory]
+        self.frozen = [self.lpips, self.judge, restorer, self.sampler.classifier, self.sampler.memory, *second]
         self._pairs: list[dict[str, Tensor]] | None = None
 
     def dataset(self) -> Dataset:
         settings = self.settings
         if settings.restorer_weight:
             return PairDataset(settings.pictures, settings.pairs, settings.run.seed)
-        parts = self.network.autoencoder, self.sampler.restorer
-        cache = LatentCache(settings.cache, settings.pictures, settings.pairs, *parts)
+        cache = LatentCache(settings.cache, settings.pictures, settings.pairs, self.sampler.grm)
         return PatchDataset(cache, self.patch, settings.run.seed, settings.hard_share)
 
     def loss(

@@ -18,9 +18,10 @@ from torch.utils.data import Dataset
 
 from patchscaler.data.pairs import CONDITIONS, PairDataset, PairSettings, validation_pairs
 from patchscaler.data.pictures import PictureSet, picture_files
+from patchscaler.imaging.geometry import STRIDE
 from patchscaler.metrics.fidelity import psnr_y
 from patchscaler.metrics.lpips import load_lpips
-from patchscaler.models.autoencoder import STRIDE, DctAutoencoder
+from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.fusion import Fusion
 from patchscaler.models.restorer import ConvRestorer, Restoration
 from patchscaler.models.rrdb import RrdbRestorer, SecondOpinion

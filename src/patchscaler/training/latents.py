@@ -1,4 +1,4 @@
-"""A cache of coarse latents: what the frozen restorer makes of degraded crops, so that it is computed once.
+"""A cache of coarse latents: what the frozen GRM makes of degraded crops, so that it is computed once.
 
 One sample is (HR pixels, coarse latents y0, log error) of a crop, 8-bit and float16, in memory-mapped files. The pixels
 are kept rather than their latents: the truth of a loss in pixels, and smaller. The cache is built by the first run that
@@ -9,7 +9,6 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +21,8 @@ from patchscaler.data.pictures import PictureSet
 from patchscaler.errors import ConfigError
 from patchscaler.imaging.geometry import STRIDE
 from patchscaler.models.autoencoder import DctAutoencoder
-from patchscaler.models.latents import latent_channels, restorer_input
+from patchscaler.models.grm import GlobalRestoration
+from patchscaler.models.latents import latent_channels
 from patchscaler.training.cache import CropCache
 
 
@@ -46,19 +46,18 @@ class LatentCache:
         settings: CacheSettings,
         pictures: PictureSet,
         pairs: PairSettings,
-        autoencoder: Any,
-        restorer: Any,
+        grm: GlobalRestoration,
     ) -> None:
-        side, channels = pairs.crop // STRIDE, latent_channels(autoencoder)
+        side, channels = pairs.crop // STRIDE, latent_channels(grm.autoencoder)
         dataset = PairDataset(pictures, pairs, settings.seed)
 
         def restore(batch: dict[str, Tensor]) -> dict[str, Tensor]:
             with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
-                restored = restorer(restorer_input(restorer, autoencoder, batch["lr"]))
+                restored = grm(batch["lr"].contiguous(memory_format=torch.channels_last))
             return {"pixels": batch["hr"], "coarse": restored.latents, "log_error": restored.log_error}
 
         self.crops = CropCache(
-            Path(settings.folder) / _fingerprint(settings, dataset, autoencoder, restorer),
+            Path(settings.folder) / _fingerprint(settings, dataset, grm),
             settings.count,
             {"pixels": (3, pairs.crop, pairs.crop), "coarse": (channels, side, side), "log_error": (1, side, side)},
             dataset,
@@ -135,13 +134,14 @@ class PatchDataset(Dataset):
         return candidates[0]
 
 
-def _fingerprint(settings: CacheSettings, dataset: PairDataset, autoencoder: Any, restorer: Any) -> str:
+def _fingerprint(settings: CacheSettings, dataset: PairDataset, grm: GlobalRestoration) -> str:
     """Changes with whatever the cached values depend on."""
-    keys = ("luma", "chroma", "latents_mean", "latents_std") if isinstance(autoencoder, DctAutoencoder) else ()
-    latents = [autoencoder.config[key] for key in keys]  # of which the encoder is computed
+    own = isinstance(grm.autoencoder, DctAutoencoder)  # whose encoder is computed, of these:
+    keys = ("luma", "chroma", "latents_mean", "latents_std") if own else ()
+    latents = [grm.autoencoder.config[key] for key in keys]
     cached = ["pixels", settings.seed, settings.precision, dataset.pool.identity, asdict(dataset.settings), latents]
     digest = hashlib.sha256(json.dumps(cached, sort_keys=True).encode())
-    weights = [restorer] if keys else [restorer, autoencoder]
-    for tensor in (tensor for network in weights for tensor in network.state_dict().values()):
+    networks = [grm.restorer, grm.second, grm.fusion, None if own else grm.autoencoder]
+    for tensor in (tensor for network in networks if network for tensor in network.state_dict().values()):
         digest.update(tensor.float().numpy().tobytes())
     return f"{settings.count}-{digest.hexdigest()[:12]}"

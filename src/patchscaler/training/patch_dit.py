@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from patchscaler.data.pairs import PairDataset, PairSettings, validation_pairs
 from patchscaler.data.pictures import PictureSet, picture_files
 from patchscaler.metrics.fidelity import psnr_y
+from patchscaler.models.grm import GlobalRestoration
 from patchscaler.models.latents import decode_latents, encode_pixels, latent_channels
 from patchscaler.models.patch_dit import PatchDiT
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
@@ -129,7 +130,8 @@ class PatchDiTTask:
             encoder = TextureEncoder.from_pretrained(Path(settings.warm_start) / "texture_encoder")
             patch_dit = PatchDiT.from_pretrained(Path(settings.warm_start) / "patch_dit")
         self.network = TexturedDenoiser(patch_dit, encoder)
-        self.sampler = Sampler(parts.restorer, parts.classifier, parts.memory, encoder, patch_dit, self.autoencoder)
+        grm = GlobalRestoration(parts.restorer, parts.autoencoder)
+        self.sampler = Sampler(grm, parts.classifier, parts.memory, encoder, patch_dit)
         self.frozen = [*parts, *([self.perceptual] if self.perceptual is not None else [])]
         self.patch = int(patch_dit.config["sample_size"])
         self.prediction_type = patch_dit.config["prediction_type"]
@@ -139,7 +141,7 @@ class PatchDiTTask:
         settings = self.settings
         if not settings.cache.count:
             return PairDataset(settings.pictures, settings.pairs, settings.run.seed)
-        cache = LatentCache(settings.cache, settings.pictures, settings.pairs, self.autoencoder, self.sampler.restorer)
+        cache = LatentCache(settings.cache, settings.pictures, settings.pairs, self.sampler.grm)
         return PatchDataset(cache, self.patch, settings.run.seed, settings.hard_share)
 
     def loss(

@@ -10,7 +10,8 @@ from torch import Tensor
 from patchscaler.engines.torch import TorchEngine
 from patchscaler.imaging.picture import Picture
 from patchscaler.imaging.tiles import OVERLAP
-from patchscaler.models.latents import decode_latents, restorer_input
+from patchscaler.models.grm import GlobalRestoration
+from patchscaler.models.latents import decode_latents
 from patchscaler.models.model import Model
 from patchscaler.models.patch_dit import PatchDiT
 from patchscaler.models.restorer import Restoration
@@ -28,17 +29,20 @@ from patchscaler.upscaler import Upscaler
 class Sampler:
     """All that refines a picture; the networks may be in training."""
 
-    restorer: Any  # ConvRestorer or SwinRestorer
+    grm: GlobalRestoration
     classifier: TextureClassifier
     memory: ReferenceTextureMemory
     encoder: TextureEncoder
     patch_dit: PatchDiT
-    autoencoder: Any  # DctAutoencoder or diffusers' AutoencoderKL
+
+    @property
+    def restorer(self) -> Any:
+        return self.grm.restorer
 
     @torch.no_grad()
     def restore(self, pixels: Tensor) -> Restoration:
-        """Coarse latents and log error of LR pixels (n,3,h,w), even sides."""
-        return self.restorer(restorer_input(self.restorer, self.autoencoder, pixels))
+        """Coarse latents and log error of LR pixels (n,3,h,w)."""
+        return self.grm(pixels)
 
     @torch.no_grad()
     def prompt(self, coarse: Tensor) -> tuple[Tensor, Tensor]:
@@ -65,7 +69,7 @@ class Sampler:
             upscaler.refine(patches)
             latents = {"coarse": patches.coarse.latents, "sampled": upscaler.render(patches)}
             pictures = {
-                name: decode_latents(self.autoencoder, torch.from_numpy(part).to(device)).clamp(0, 1)
+                name: decode_latents(self.grm.autoencoder, torch.from_numpy(part).to(device)).clamp(0, 1)
                 for name, part in latents.items()
             }
             hr = pair["hr"].to(device)
@@ -81,8 +85,10 @@ class Sampler:
     @property
     def _networks(self) -> Model:
         return Model(
-            autoencoder=self.autoencoder,
-            restorer=self.restorer,
+            autoencoder=self.grm.autoencoder,
+            restorer=self.grm.restorer,
+            second_restorer=self.grm.second,
+            fusion=self.grm.fusion,
             patch_dit=self.patch_dit,
             texture_classifier=self.classifier,
             texture_encoder=self.encoder,
