@@ -5,8 +5,8 @@ from pathlib import Path
 from PIL import Image
 
 from patchscaler import PatchScalerPipeline
-from patchscaler.imaging.files import picture_from
 from patchscaler.imaging.qmap import draw_qmap
+from patchscaler.imaging.sources import picture_from
 
 ROOT = Path(__file__).parents[1]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from patchscaler.engines.load import load_engine
 from patchscaler.engines.protocol import Engine
-from patchscaler.imaging.files import pictures_from
+from patchscaler.imaging.sources import pictures_from
 from patchscaler.imaging.tiles import PatchGrid, split
 from patchscaler.options import Options
 from patchscaler.pgs.groups import assign_groups, confidence_from, count_steps

@@ -9,8 +9,9 @@ from PIL import Image
 
 from arrays import uniform
 from command_files import files_in, make_picture, make_result
-from patchscaler.imaging.files import Picture, picture_from, read_picture, write_picture
+from patchscaler.imaging.files import Picture, read_picture, write_picture
 from patchscaler.imaging.searching import is_result
+from patchscaler.imaging.sources import picture_from
 
 
 @pytest.mark.parametrize("metadata", [True, False])

@@ -12,14 +12,8 @@ from PIL import Image
 from arrays import assert_close, uniform
 from made_pictures import COLOUR_MODES, SRGB, assert_same, exif_with, picture_of, planes, quick, samples_of
 from patchscaler.errors import ImageReadError, ImageWriteError
-from patchscaler.imaging.files import (
-    Picture,
-    find_pictures,
-    picture_from,
-    read_picture,
-    to_pil,
-    write_picture,
-)
+from patchscaler.imaging.files import Picture, find_pictures, read_picture, to_pil, write_picture
+from patchscaler.imaging.sources import picture_from
 
 # --- round trips
 
@@ -71,7 +65,7 @@ def test_lossy_formats_keep_size_and_what_they_can(tmp_path, shape, channels, su
 @pytest.mark.parametrize("depth", [np.uint8, np.uint16])
 def test_metadata_survives_and_states_the_new_size(tmp_path, suffix, depth):
     picture = picture_of(samples_of(5, 7, 3, depth), exif=exif_with().tobytes(), icc_profile=SRGB, dpi=(300.0, 150.0))
-    enlarged = picture.pixels.repeat_interleave(4, -1).repeat_interleave(4, -2)
+    enlarged = picture.pixels.repeat(4, -1).repeat(4, -2)
     write_picture(tmp_path / f"out{suffix}", enlarged, like=picture)
     read = read_picture(tmp_path / f"out{suffix}")
     tags = Image.Exif()

@@ -12,8 +12,9 @@ import tifffile
 from PIL import Image, PngImagePlugin
 
 from arrays import assert_close, uniform
-from patchscaler.imaging.files import Picture, losses, picture_from, read_picture, read_size, write_picture
+from patchscaler.imaging.files import Picture, losses, read_picture, read_size, write_picture
 from patchscaler.imaging.metadata import IMAGE_HISTORY, IPTC_TAG, MAKER_NOTE, jpeg_options
+from patchscaler.imaging.sources import picture_from
 
 XMP = (
     b'<?xpacket begin="" id="W5M0MpCehiHzreSzNTczkc9d"?><x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF '

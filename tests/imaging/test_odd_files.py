@@ -13,8 +13,9 @@ from PIL import Image, ImageOps, PngImagePlugin
 from arrays import assert_close, uniform
 from made_pictures import samples_of
 from patchscaler.errors import ImageReadError
-from patchscaler.imaging.files import Picture, losses, picture_from, read_picture, read_size, write_picture
+from patchscaler.imaging.files import Picture, losses, read_picture, read_size, write_picture
 from patchscaler.imaging.searching import find_pictures
+from patchscaler.imaging.sources import picture_from
 
 HEAD = (
     b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'

@@ -13,12 +13,8 @@ from PIL import Image, ImageCms, ImageOps
 from arrays import assert_close
 from made_pictures import assert_same, exif_with, picture_of, planes, samples_of
 from patchscaler.errors import ImageReadError
-from patchscaler.imaging.files import (
-    find_frames,
-    picture_from,
-    read_picture,
-    write_picture,
-)
+from patchscaler.imaging.files import find_frames, read_picture, write_picture
+from patchscaler.imaging.sources import picture_from
 
 # --- reading what others wrote
 

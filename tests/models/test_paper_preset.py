@@ -138,7 +138,12 @@ def decoded_in_tiles(
     size = Size(latents.shape[2] if rows is None else rows[1] - rows[0], latents.shape[3])
     tiles = plan_tiles(size, dct.reach, area)
     pixels = decode_tiled(
-        lambda part: dct.decode(torch.from_numpy(part)).numpy(), latents.numpy(), dct.reach, tiles, rows, **more
+        lambda part: dct.decode(torch.from_numpy(part)).detach().numpy(),
+        latents.numpy(),
+        dct.reach,
+        tiles,
+        rows,
+        **more,
     )
     return torch.from_numpy(pixels)
 

@@ -17,7 +17,7 @@ from patchscaler.imaging.resize import resize_bicubic
 def save_as(photo: Image.Image, kind: str, folder: Path) -> Path:
     path = folder / f"{kind}.png"
     if kind == "RGBA":
-        alpha = Image.fromarray(np.tile(np.linspace(0, 255, photo.width).astype(np.uint8), (photo.height, 1)))
+        alpha = Image.fromarray(np.tile(np.linspace(1, 255, photo.width).astype(np.uint8), (photo.height, 1)))
         photo.putalpha(alpha)
         photo.save(path)
     elif kind == "I;16":

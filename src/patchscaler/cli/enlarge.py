@@ -97,10 +97,11 @@ def _summary(job: Job, result: "Result", named: str | None) -> str:
 
 
 def _write_qmap(path: Path, result: "Result") -> None:
-    from patchscaler.imaging.files import picture_from, write_picture
+    from patchscaler.imaging.files import write_picture
     from patchscaler.imaging.geometry import Size
     from patchscaler.imaging.qmap import draw_qmap
     from patchscaler.imaging.resize import resize_bicubic
+    from patchscaler.imaging.sources import picture_from
 
     enlarged = resize_bicubic(result.source.pixels, Size(*result.report.output_size), clamp=True)
     drawn = draw_qmap(enlarged, result.groups.flatten(), result.patch_boxes, list(result.report.patches))

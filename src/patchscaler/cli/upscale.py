@@ -180,7 +180,7 @@ def upscale(
                 engine = load_engine(model, device=devices[0])
                 upscaler = borrowed.upscaler(engine) if backbone else new_upscaler(engine, devices, split)
                 with upscaler:
-                    began, budgeted = time.monotonic(), started
+                    began, budgeted = time.monotonic(), started if alone else time.perf_counter()
                     for number, job in enumerate(jobs):
                         place = place_of(number, len(jobs), time.monotonic() - began) + job.source.path.name
                         with complaining(job, failed), progress_bar(place) as notify:

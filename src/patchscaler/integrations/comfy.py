@@ -13,9 +13,9 @@ from torch import Tensor
 
 from patchscaler.engines.torch import TorchEngine
 from patchscaler.errors import ConfigError
-from patchscaler.imaging.files import picture_from
 from patchscaler.imaging.qmap import draw_qmap
 from patchscaler.imaging.resize import resize_bicubic
+from patchscaler.imaging.sources import picture_from
 from patchscaler.models.texture import ReferenceTextureMemory
 from patchscaler.pgs.plug_in import pool_confidence
 from patchscaler.report import Progress, ProgressCallback

@@ -34,7 +34,7 @@ class GlobalRestoration:
             return first
         assert self.fusion is not None
         shares, leans = zip(
-            *(self.fusion.gate.decide(own, denoise) for own in gain.cpu().numpy()[:, None]), strict=True
+            *(self.fusion.gate.decide(own, denoise) for own in gain.detach().cpu().numpy()[:, None]), strict=True
         )
         share = torch.tensor(shares, device=pixels.device)
         rows = share.nonzero().flatten()

@@ -27,7 +27,7 @@ from patchscaler.imaging.wrapping import (
 )
 from patchscaler.options import Options
 from patchscaler.report import Preview, PreviewCallback, Progress, ProgressCallback, Report
-from patchscaler.stages.canvas import Canvas, FloatCanvas, SampleCanvas
+from patchscaler.stages.canvas import Canvas, FloatCanvas, LatentCanvas, SampleCanvas
 from patchscaler.stages.refine import Patches
 from patchscaler.stages.spill import Spill, spill_for
 from patchscaler.stages.task import Task
@@ -145,6 +145,7 @@ class Passes:
         self.on_preview, self.resume, self.started = on_preview, resume, started
         self.file = None if file is None else Path(file)
         self._pixels: NDArray[Any] = picture.pixels  # what the newest pass has made
+        self._latent = False  # whether these are latents, which nothing resizes
         self._alpha: NDArray[np.float32] | None = None
         self._passes: list[Pass] = []
         self._spills: list[Spill] = []
@@ -216,12 +217,12 @@ class Passes:
             task.report.input_size, task.report.output_size = before, before.times(SCALE)
             pixels, confidence = cut_wrapped(pixels, before), cut_confidence(confidence, before)
             rows, boxes = cut_patches(rows, boxes, before)
-        self._pixels = pixels
+        self._pixels, self._latent = pixels, isinstance(task.canvas, LatentCanvas)
         self._passes.append(Pass(task.report, confidence, rows, boxes))
 
     def _resized(self, size: Size) -> NDArray[Any]:
         """What the newest pass has made, at this size."""
-        if self._pixels.shape[-2:] == size:
+        if self._latent or self._pixels.shape[-2:] == size:
             return self._pixels
         return (
             resize_wrapped(self._pixels, size) if self.options.wrap else resize_bicubic(self._pixels, size, clamp=True)

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from patchscaler.engines.torch import TorchEngine
 from patchscaler.errors import ConfigError
-from patchscaler.imaging.files import Picture, pictures_from
+from patchscaler.imaging.files import Picture
 from patchscaler.imaging.geometry import SCALE
+from patchscaler.imaging.sources import pictures_from
 from patchscaler.imaging.tiles import OVERLAP
 from patchscaler.integrations.diffusers.calls import (
     Calls,

@@ -14,8 +14,9 @@ from PIL import Image
 
 from patchscaler import __version__
 from patchscaler.errors import PatchScalerError
-from patchscaler.imaging.files import picture_from, read_picture, write_picture
+from patchscaler.imaging.files import read_picture, write_picture
 from patchscaler.imaging.geometry import Size
+from patchscaler.imaging.sources import picture_from
 from patchscaler.measure.speed.processes import Outcome, Peer, measure
 from patchscaler.measure.speed.settings import ADAPTIVE, Configuration
 
