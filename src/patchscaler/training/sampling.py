@@ -18,7 +18,7 @@ from patchscaler.models.restorer import Restoration
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
 from patchscaler.options import Options
 from patchscaler.pgs.groups import GroupConfig
-from patchscaler.pgs.schedule import make_scheduler
+from patchscaler.pgs.schedule import alphas_from, make_scheduler
 from patchscaler.report import Report
 from patchscaler.stages.canvas import LatentCanvas
 from patchscaler.stages.task import Task
@@ -93,6 +93,6 @@ class Sampler:
             texture_classifier=self.classifier,
             texture_encoder=self.encoder,
             texture_memory=self.memory,
-            alphas=make_scheduler().alphas_cumprod.numpy(),
+            alphas=alphas_from(make_scheduler().config),
             overlap=OVERLAP,
         )

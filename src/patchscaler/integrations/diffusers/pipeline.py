@@ -40,7 +40,7 @@ from patchscaler.models.rrdb import RrdbRestorer
 from patchscaler.models.swin_restorer import SwinRestorer
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
 from patchscaler.options import OptionNames, Options
-from patchscaler.pgs.schedule import check_scheduler
+from patchscaler.pgs.schedule import alphas_from, check_scheduler
 from patchscaler.report import PreviewCallback, ProgressCallback
 from patchscaler.stages.executor import Executor
 
@@ -232,7 +232,7 @@ class PatchScalerPipeline(SavedPipeline):
             texture_memory=self.texture_memory,
             second_restorer=self.second_restorer,
             fusion=self.fusion,
-            alphas=self.scheduler.alphas_cumprod.numpy(),
+            alphas=alphas_from(self.scheduler.config),
             overlap=int(self.config["overlap"]),
             run_on=self._execution_device,
         )
