@@ -157,7 +157,7 @@ def call_and_result(
     if request.param:
         picture.putalpha(Image.linear_gradient("L").resize(photo.size))
     picture.save(folder / "p.png")
-    call = (folder / "p.png", "--model", tiny_model, "--device", "cpu", "--gamma", "0.96,0.9545", "--steps", "1,2,3")
+    call = (folder / "p.png", "--model", tiny_model, "--device", "cpu", "--gammas", "0.96,0.9545", "--steps", "1,2,3")
     assert run_killed(NEVER, *call, "-o", folder / "whole.png") == 0
     return call, (folder / "whole.png").read_bytes()
 

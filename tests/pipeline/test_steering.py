@@ -107,7 +107,7 @@ def test_patches_without_steps_are_neither_prompted_nor_sampled(
 def test_the_options_of_the_command(
     tiny_model: Path, tmp_path: Path, photo: Image.Image, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
-    """--gamma, --tau, --quality and --budget do what the arguments of the pipeline do."""
+    """--gammas, --taus, --quality and --budget do what the arguments of the pipeline do."""
     from patchscaler.cli.main import main
 
     photo.save(tmp_path / "p.png")
@@ -125,7 +125,7 @@ def test_the_options_of_the_command(
         with Image.open(tmp_path / "p_x4.png") as found:
             return found.tobytes() == pipeline(photo, **arguments).images[0].tobytes()
 
-    run("--gamma", "0.96,0.9545", "--tau", "100,300,900", "--quality", "fast")
+    run("--gammas", "0.96,0.9545", "--taus", "100,300,900", "--quality", "fast")
     assert same(gammas=(0.96, 0.9545), taus=(100, 300, 900), quality="fast")
     assert not same(gammas=(0.96, 0.9545), quality="fast")
     assert "steps 0,4,8 for 900 s" in run("--budget", "900")
@@ -138,9 +138,9 @@ def test_the_options_of_the_command(
         (("--quality", "great"), '--quality great: quality "great"'),
         (("--quality", "fast", "--steps", "1,1,1"), "quality and steps both choose"),
         (("--budget", "-3"), "--budget -3.0: budget"),
-        (("--gamma", "0.5"), "--gamma 0.5: give two numbers"),
-        (("--gamma", "0.5,0.9"), "--gamma 0.5,0.9: gammas"),
-        (("--tau", "1,2,x"), "--tau 1,2,x: give three whole numbers"),
+        (("--gammas", "0.5"), "--gammas 0.5: give two numbers"),
+        (("--gammas", "0.5,0.9"), "--gammas 0.5,0.9: gammas"),
+        (("--taus", "1,2,x"), "--taus 1,2,x: give three whole numbers"),
     ],
 )
 def test_wrong_options(

@@ -74,10 +74,10 @@ def upscale(
     budget: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="as many steps as let each picture be finished in time")
     ] = None,
-    gamma: Annotated[
+    gammas: Annotated[
         str | None, typer.Option(metavar="C,C", help="confidence below which a patch is medium, hard [0.95,0.75]")
     ] = None,
-    tau: Annotated[
+    taus: Annotated[
         str | None, typer.Option(metavar="T,T,T", help="start times of simple, medium, hard [400,700,1000]")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="same seed, same result")] = 0,
@@ -138,7 +138,7 @@ def upscale(
     borrowed.check(budget=budget, resume=resume, workers=workers, device=device)
     steps = borrowed.steps(quality, steps)
     options = parse_options(
-        quality, steps, budget, gamma, tau, denoise=denoise, seed=seed, batch_size=batch_size, wrap=wrap
+        quality, steps, budget, gammas, taus, denoise=denoise, seed=seed, batch_size=batch_size, wrap=wrap
     )
     saving = {"quality": file_quality, "lossless": lossless, "metadata": metadata}
     devices = choose_devices(device, workers)
@@ -238,19 +238,19 @@ def parse_options(
     quality: str | None = None,
     steps: str | None = None,
     budget: float | None = None,
-    gamma: str | None = None,
-    tau: str | None = None,
+    gammas: str | None = None,
+    taus: str | None = None,
     **others: Any,
 ) -> "Options":
     """The options asked for, lists of numbers as text; raises ConfigError, which names the option."""
     from patchscaler.options import GAMMAS, TAUS, Options
 
-    gammas = _numbers("--gamma", gamma, float, "0.95,0.75") if gamma else GAMMAS
-    taus = _numbers("--tau", tau, int, "400,700,1000") if tau else TAUS
+    thresholds = _numbers("--gammas", gammas, float, "0.95,0.75") if gammas else GAMMAS
+    starts = _numbers("--taus", taus, int, "400,700,1000") if taus else TAUS
     numbers = _numbers("--steps", steps, int, "8,14,20") if steps else None
-    given = {"--quality": quality, "--steps": steps, "--budget": budget, "--gamma": gamma, "--tau": tau}
+    given = {"--quality": quality, "--steps": steps, "--budget": budget, "--gammas": gammas, "--taus": taus}
     try:
-        return Options(quality=quality, steps=numbers, budget=budget, gammas=gammas, taus=taus, **others)
+        return Options(quality=quality, steps=numbers, budget=budget, gammas=thresholds, taus=starts, **others)
     except ConfigError as error:
         named = ", ".join(f"{name} {value}" for name, value in given.items() if value is not None)
         raise ConfigError(f"{named}: {error}" if named else str(error)) from None
