@@ -20,6 +20,8 @@ KEPT = PAGE.with_suffix("")  # docs/replication/
 
 HEAD = """# The paper's claims, tried
 
+*Lab notes: the paper's claims, tried with the bundled weights.*
+
 Every claim of *PatchScaler* (arXiv 2405.17158) that its tables and figures make, what was run here, and what came out.
 The authors released neither code nor weights, so what can be tried is whether the *trends* hold for an open model made
 by the same method: a much smaller one, trained for hours on two processor cores and for 23 minutes on one GPU.
