@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +57,7 @@ class ModelInfo:
     dct: BlockDct | None = None
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Runs the networks of one model on one device. All arrays are float32, NCHW, and belong to the caller.
 

@@ -61,8 +61,8 @@ class Patches:
     def take(self, number: int, chosen: Indices) -> PatchSet:
         """The patches of these indices as a set."""
         places = self.places[chosen]
-        coarse = np.stack([self.coarse.patch(*place) for place in places])
-        error = np.stack([self.coarse.error_patch(*place) for place in places])
+        coarse = np.stack([self.coarse.patch(*place) for place in places.tolist()])
+        error = np.stack([self.coarse.error_patch(*place) for place in places.tolist()])
         return PatchSet(number, places, self.groups[chosen], coarse, error)
 
     def keep(self, start: int, refined: Array) -> None:
