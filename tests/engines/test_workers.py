@@ -13,7 +13,8 @@ from patchscaler.errors import ConfigError
 from patchscaler.imaging.picture import Picture
 from patchscaler.report import Progress
 from patchscaler.stages import executor as executor_module
-from patchscaler.stages.executor import Executor, Work
+from patchscaler.stages.executor import Executor
+from patchscaler.stages.refine import Work
 from patchscaler.stages.workers import Worker, _may_take
 
 OPTIONS = Options(steps=(1, 2, 3), gammas=(0.96, 0.9545), batch_size=2)

@@ -14,8 +14,8 @@ from patchscaler.engines.protocol import Engine
 from patchscaler.options import Options
 from patchscaler.pgs.groups import by_cost
 from patchscaler.report import ProgressCallback, Report
-from patchscaler.stages.executor import SET_SIZE, Executor, Work
-from patchscaler.stages.refine import PatchSet, refine_patches
+from patchscaler.stages.executor import SET_SIZE, Executor
+from patchscaler.stages.refine import PatchSet, Work, refine_patches
 
 Result = TypeVar("Result")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,36 +11,14 @@ from patchscaler.engines.protocol import Engine
 from patchscaler.errors import ConfigError
 from patchscaler.options import Options
 from patchscaler.pgs.groups import count_steps
-from patchscaler.pgs.sampling import StepEnd
 from patchscaler.report import Progress, ProgressCallback, Report
-from patchscaler.stages.refine import Patches, PatchSet, refine_patches
+from patchscaler.stages.refine import Patches, Work, refine_patches
 from patchscaler.stages.workers import Worker, share_out
 
 SPLITS = ("cost", "groups")
 # Patches prompted and sampled together at most: their texture keys and values take about 1 MiB each (`tiny`).
 SET_SIZE = 256
 SETS_PER_WORKER = 4  # with fewer, the last set keeps one worker busy while the others wait
-
-
-class Work(NamedTuple):
-    """Sets of patches to be prompted and sampled.
-
-    todo          numbers of the sets that are still to be done
-    costs, sizes  patch-steps and patches of every set, those that are done too
-    hardest       sets with patches of the hardest group
-    load, keep    fetch a set, and put away its refined patches
-    on_clean      called while a set is sampled in this process with its number, places in it and their clean latents
-    on_step_end   see `pgs.sampling.StepEnd`, of every set that is sampled in this process
-    """
-
-    todo: Sequence[int]
-    costs: Sequence[int]
-    sizes: Sequence[int]
-    hardest: frozenset[int]
-    load: Callable[[int], PatchSet]
-    keep: Callable[[int, NDArray[np.float32]], None]
-    on_clean: Callable[[int, NDArray[np.int64], NDArray[np.float32]], None] | None = None
-    on_step_end: StepEnd | None = None
 
 
 class Executor:

@@ -1,6 +1,6 @@
 """Patches in their groups, and what refines any set of them: texture prompt and sampling."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -37,6 +37,27 @@ class PatchSet(NamedTuple):
     coarse: Array
     error: Array
     seeds: Indices | None = None
+
+
+class Work(NamedTuple):
+    """Sets of patches to be prompted and sampled.
+
+    todo          numbers of the sets that are still to be done
+    costs, sizes  patch-steps and patches of every set, those that are done too
+    hardest       sets with patches of the hardest group
+    load, keep    fetch a set, and put away its refined patches
+    on_clean      called while a set is sampled in this process with its number, places in it and their clean latents
+    on_step_end   see `pgs.sampling.StepEnd`, of every set that is sampled in this process
+    """
+
+    todo: Sequence[int]
+    costs: Sequence[int]
+    sizes: Sequence[int]
+    hardest: frozenset[int]
+    load: Callable[[int], PatchSet]
+    keep: Callable[[int, Array], None]
+    on_clean: Callable[[int, Indices, Array], None] | None = None
+    on_step_end: StepEnd | None = None
 
 
 class Patches:

@@ -18,8 +18,7 @@ from patchscaler.report import Progress, ProgressCallback
 if TYPE_CHECKING:
     from patchscaler.engines.protocol import Engine
     from patchscaler.options import Options
-    from patchscaler.stages.executor import Work
-    from patchscaler.stages.refine import PatchSet
+    from patchscaler.stages.refine import PatchSet, Work
 
 
 class Lost(NamedTuple):
