@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 from conftest import Call
 
@@ -28,6 +29,11 @@ def calls_before(network: type, method: str, upscale: Callable[[], Any], monkeyp
         raise Reached
 
     monkeypatch.setattr(network, method, stop)
+    return waiting(upscale)
+
+
+def waiting(upscale: Callable[[], Any]) -> list[str]:
+    """Functions of ours that are waiting when the network is reached."""
     with pytest.raises(Reached) as caught:
         upscale()
     paths = [(Path(frame.filename), frame.name) for frame in traceback.extract_tb(caught.tb)]
@@ -44,4 +50,22 @@ def test_few_calls_lead_to_a_network(
 ) -> None:
     photo.save("p.png")
     calls = calls_before(network, method, lambda: upscale("p.png", *options), monkeypatch)
+    assert len(calls) <= most, " > ".join(calls)
+
+
+@pytest.mark.parametrize(("network", "most"), [("pixels", 4), ("x_t", 6)], ids=["GRM", "Patch-DiT"])
+def test_few_calls_lead_to_a_network_of_the_light_engine(
+    call: Call, photo: Any, monkeypatch: pytest.MonkeyPatch, network: str, most: int
+) -> None:
+    photo.save("p.png")
+    run = onnxruntime.InferenceSession.run
+
+    def stop(session: Any, outputs: Any, inputs: dict[str, Any]) -> Any:
+        if network in inputs:
+            raise Reached
+        return run(session, outputs, inputs)
+
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", stop)
+    options = ("--engine", "onnx", "--denoise", "0", "--steps", "1,1,1")
+    calls = waiting(lambda: call("upscale", "p.png", *options))
     assert len(calls) <= most, " > ".join(calls)

@@ -36,9 +36,8 @@ SEES: dict[str, set[str]] = {
     "cluster": CORE | {"upscaler", "patchscaler"},
     "web": CORE | {"upscaler", "patchscaler"},
     "measure": CORE | {"models", "upscaler", "data", "metrics", "integrations", "patchscaler"},
-    "onnx": CORE | {"models", "integrations"},
     "cli": CORE
-    | {"models", "upscaler", "data", "training", "metrics", "measure", "integrations", "cluster", "onnx", "web"}
+    | {"models", "upscaler", "data", "training", "metrics", "measure", "integrations", "cluster", "web"}
     | {"patchscaler"},
     "__main__": {"cli"},
 }
@@ -46,7 +45,7 @@ SEES: dict[str, set[str]] = {
 # stages know the engines by their contract.
 HIDDEN: dict[str, set[str]] = {
     "models": {"patchscaler.imaging.files"},
-    "stages": {"patchscaler.engines.load", "patchscaler.engines.torch"},
+    "stages": {f"patchscaler.engines.{name}" for name in ("load", "onnx", "torch")},
 }
 
 

@@ -1,6 +1,7 @@
 """Model folders: where they lie, bundled or fetched, and what files of weights they hold."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,20 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         raise WeightsError(f"{path}: no such weights; train this part or name another --model") from error
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path}: not a whole safetensors file ({error}); fetch or export it again") from error
+
+
+def check_shapes(path: Path, found: Mapping[str, Sequence[int]], wanted: Mapping[str, Sequence[int]]) -> None:
+    """Raises WeightsError, naming the file, unless the tensors found in it are those wanted, in their shapes."""
+    for problem, keys in (("unknown", set(found) - set(wanted)), ("missing", set(wanted) - set(found))):
+        if keys:
+            raise WeightsError(
+                f"{path}: {problem} tensor {min(keys)} ({len(keys)} in all); it doesn't belong to this config.json"
+            )
+    for key, shape in wanted.items():
+        if tuple(found[key]) != tuple(shape):
+            raise WeightsError(
+                f"{path}: tensor {key} has shape {tuple(found[key])}, but config.json asks for {tuple(shape)}"
+            )
 
 
 def read_json(path: Path) -> dict[str, Any]:

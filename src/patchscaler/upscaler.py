@@ -35,7 +35,7 @@ class Upscaler:
     """Enlarges pictures to any size from their own to eight times it (arXiv 2405.17158).
 
     model    None: the bundled one; or a bundled name, a folder, a hub id
-    engine   what runs the networks: "auto", "torch", or an `engines.protocol.Engine`
+    engine   what runs the networks: "auto", "onnx", "torch" (see `choose_engine`), or an `engines.protocol.Engine`
     device   "auto", "cpu", "cuda", "cuda:1", "mps", ...; of the engine
     workers  processes that share the patches, or the device of each: ("cuda:0", "cuda:1"). A script that asks for them
              needs the usual `if __name__ == "__main__":`, and ends them by `close` or as a context manager

@@ -12,10 +12,10 @@ from PIL import Image
 
 from patchscaler import PatchScalerPipeline
 from patchscaler.data.pairs import CONDITIONS, validation_pairs
+from patchscaler.engines.torch import default_dtype
 from patchscaler.imaging.files import read_picture
 from patchscaler.measure.quality.pairing import picture_size
 from patchscaler.metrics.fidelity import psnr_y
-from patchscaler.models.model import default_dtype
 
 
 @pytest.fixture

@@ -10,8 +10,10 @@ import torch
 from PIL import Image
 
 from patchscaler import PatchScalerPipeline
-from patchscaler.models import model as model_module
-from patchscaler.models.model import default_dtype, load_model
+from patchscaler.engines import processor as processor_module
+from patchscaler.engines import torch as torch_engine
+from patchscaler.engines.torch import default_dtype
+from patchscaler.models.model import load_model
 from patchscaler.pgs.schedule import alphas_from, make_scheduler
 
 COMMAND = """
@@ -74,10 +76,11 @@ def test_every_tensor_has_the_asked_precision(tiny_model: Path, dtype: torch.dty
     ],
 )
 def test_bfloat16_is_chosen_where_it_is_the_faster(
-    monkeypatch: pytest.MonkeyPatch, amx: bool, avx512: bool, processor: str, fast: bool
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, amx: bool, avx512: bool, processor: str, fast: bool
 ) -> None:
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
-    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
-    monkeypatch.setattr(model_module, "processor_name", lambda: processor)
-    monkeypatch.setattr(model_module, "fast_bfloat16", model_module.fast_bfloat16.__wrapped__)
-    assert model_module.default_dtype("cpu") is (torch.bfloat16 if fast else torch.float32)
+    flags = "flags : fpu" + " amx_tile" * amx + " avx512_bf16" * avx512
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"model name : {processor}\n{flags}\n")
+    monkeypatch.setattr(processor_module, "_CPUINFO", cpuinfo)
+    monkeypatch.setattr(torch_engine, "fast_bfloat16", processor_module.fast_bfloat16.__wrapped__)
+    assert torch_engine.default_dtype("cpu") is (torch.bfloat16 if fast else torch.float32)

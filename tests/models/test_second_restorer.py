@@ -17,10 +17,10 @@ from torch import Tensor
 from patchscaler import DctAutoencoder, PatchScalerPipeline
 from patchscaler.errors import ConfigError, WeightsError
 from patchscaler.imaging.geometry import Size
+from patchscaler.imaging.tiles import spans
 from patchscaler.models.fusion import Fusion
 from patchscaler.models.restorer import Restoration
 from patchscaler.models.rrdb import SecondOpinion
-from patchscaler.onnx.arrays import spans
 from patchscaler.options import Options
 from patchscaler.stages import restore
 from patchscaler.stages.restore import second_tiles

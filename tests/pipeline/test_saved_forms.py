@@ -100,7 +100,7 @@ def test_a_precision_for_each_part(tiny_model: Path, photo: Image.Image) -> None
 
 
 def test_the_fastest_precision(tiny_model: Path) -> None:
-    from patchscaler.models.model import default_dtype
+    from patchscaler.engines.torch import default_dtype
 
     assert PatchScalerPipeline.from_pretrained(tiny_model, dtype="auto").dtype == default_dtype("cpu")
 

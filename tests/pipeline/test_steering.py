@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from patchscaler import PatchScalerPipeline
+from patchscaler.engines.torch import default_dtype
 from patchscaler.errors import ConfigError
-from patchscaler.models.model import default_dtype
 from patchscaler.options import DEFAULT_QUALITY, LADDER, QUALITIES, TAUS, Options
 from patchscaler.stages.budget import Speed, sampling_seconds, steps_within
 

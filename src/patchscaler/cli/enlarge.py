@@ -13,6 +13,7 @@ import typer
 from patchscaler import __version__
 from patchscaler.cli.existing import check_names
 from patchscaler.cli.folders import Job, Targets, make_folders
+from patchscaler.engines.processor import fast_bfloat16
 from patchscaler.errors import ImageWriteError, PatchScalerError, reason
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 # Share of the time each stage takes by default (docs/speed.md): what the percentage is made of.
 # Where the second restorer is asked, it takes most of the time. A stage that isn't there counts as done with the next.
 STAGE_SHARES = {"restore": 0.14, "second": 0.5, "prompt": 0.06, "sample": 0.18, "decode": 0.1, "colour": 0.02}
+LONG = 10  # seconds for a picture, from which on a faster engine is worth a word
 
 
 def place_of(number: int, count: int, seconds: float) -> str:
@@ -93,6 +95,8 @@ def _summary(job: Job, result: "Result", named: str | None) -> str:
         line += ", with the second restorer"
     if report.budget is not None:
         line += f"; steps {','.join(map(str, report.steps.values()))} for {report.budget['seconds']:g} s"
+    if result.seconds > LONG and (report.device, report.dtype) == ("cpu", "float32") and fast_bfloat16():
+        line += '; the engine torch takes about half the time on this processor: pip install "patchscaler[torch]"'
     return line
 
 

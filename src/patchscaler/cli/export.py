@@ -1,16 +1,11 @@
-"""`patchscaler export onnx`: the model for programs without torch."""
+"""`patchscaler export`: the model for other programs, and the graphs of the light engine."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-export_app = typer.Typer(help="The model for other programs.", no_args_is_help=True)
-
-
-@export_app.callback()
-def export() -> None:
-    """The model for other programs."""
+export_app = typer.Typer(help="The model for other programs, and graphs for the light engine.", no_args_is_help=True)
 
 
 @export_app.command("onnx")
@@ -18,13 +13,26 @@ def export_onnx(
     out: Annotated[Path, typer.Argument(help="folder to write")],
     model: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="bundled name, folder or hub id")] = "tiny",
 ) -> None:
-    """Write all networks as ONNX files, for `patchscaler.onnx.runner`, which needs no torch."""
-    import torch
-    from diffusers.utils.logging import disable_progress_bar
+    """Write all networks with their weights as ONNX files, for programs without this package."""
+    from patchscaler.engines.export import export_onnx as run
+    from patchscaler.options import Options
+    from patchscaler.storage import fetch_model
 
-    from patchscaler.integrations.diffusers.pipeline import PatchScalerPipeline
-    from patchscaler.onnx.export import export_onnx as run
+    _list(run(fetch_model(model), out, steps=Options().groups.steps))
 
-    disable_progress_bar()
-    for path in run(PatchScalerPipeline.from_pretrained(model, dtype=torch.float32), out):
+
+@export_app.command("graphs")
+def export_graphs(
+    model: Annotated[Path, typer.Argument(metavar="DIR", help="model folder")],
+    out: Annotated[Path | None, typer.Option("-o", "--output", help="instead of DIR/graphs")] = None,
+) -> None:
+    """Write a model's networks as ONNX graphs without weights: the light engine runs models of these sizes."""
+    from patchscaler.engines.graph_files import write_graphs
+    from patchscaler.engines.onnx import GRAPHS
+
+    _list(write_graphs(model, out or model / GRAPHS))
+
+
+def _list(paths: list[Path]) -> None:
+    for path in paths:
         typer.echo(f"{path}  {path.stat().st_size / 2**20:.1f} MiB")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from patchscaler import __version__
-from patchscaler.engines.devices import available_devices
+from patchscaler.engines.devices import choose_engine, described_engines
 from patchscaler.errors import WeightsError
 
 RECORD = "record.json"
@@ -18,14 +18,12 @@ def info(
     model: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="bundled name or folder of weights")] = "tiny",
 ) -> None:
     """Print versions, devices, and the weights with the record of their training."""
-    import torch
-
     from patchscaler.storage import read_json
 
     typer.echo(f"patchscaler  {__version__}")
-    typer.echo(f"torch        {torch.__version__}")
-    typer.echo(f"devices      {', '.join(available_devices())}")
-    typer.echo(f"threads      {torch.get_num_threads()}")
+    chosen = choose_engine()
+    for name, words in described_engines().items():
+        typer.echo(f"{name:<11}  {words}{', taken by --engine auto' * (name == chosen)}")
 
     folder = _weights_folder(model)
     typer.echo(f"weights      {folder}")

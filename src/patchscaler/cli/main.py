@@ -24,6 +24,7 @@ from patchscaler.cli.upscale import upscale
 from patchscaler.errors import ConfigError, PatchScalerError
 
 PROMPT = "--prompt"  # the one option that may be empty
+EXTRAS = {"torch": "torch", "einops": "torch", "jinja2": "torch", "diffusers": "diffusers"}  # what brings a package
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 app.command()(upscale)
@@ -76,6 +77,11 @@ def main() -> None:
         _fail(str(error), 2)
     except (PatchScalerError, OSError) as error:
         _fail(str(error), 1)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            raise
+        _fail(f'this command needs {package}: pip install "patchscaler[{EXTRAS[package]}]"', 2)
     except MemoryError:
         _fail("not enough memory; close other programs or use a smaller picture or batch", 1)
 

@@ -82,6 +82,9 @@ def upscale(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="same seed, same result")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps, ...; or several: cuda:0,cuda:1")] = "auto",
+    engine: Annotated[
+        str, typer.Option(metavar="NAME", help="onnx (light), torch, or auto: the faster one here (see info)")
+    ] = "auto",
     workers: Annotated[int, typer.Option(min=1, help="processes that share the patches, with one device")] = 1,
     split: Annotated[
         str, typer.Option(metavar="WAY", help="of patches among workers: cost, or groups (hard | the others)")
@@ -141,7 +144,8 @@ def upscale(
         quality, steps, budget, gammas, taus, denoise=denoise, seed=seed, batch_size=batch_size, wrap=wrap
     )
     saving = {"quality": file_quality, "lossless": lossless, "metadata": metadata}
-    devices = choose_devices(device, workers)
+    engine = "torch" if backbone else engine
+    devices = choose_devices(device, workers, engine)
 
     check_file_options(output, file_format, lossless)
     naming = Naming(name, size_label(**size), model, seed, file_format or FileFormat.png)
@@ -177,8 +181,8 @@ def upscale(
 
                 if alone:
                     work_alone()
-                engine = load_engine(model, device=devices[0])
-                upscaler = borrowed.upscaler(engine) if backbone else new_upscaler(engine, devices, split)
+                loaded = load_engine(model, engine, device=devices[0])
+                upscaler = borrowed.upscaler(loaded) if backbone else new_upscaler(loaded, devices, split)
                 with upscaler:
                     began, budgeted = time.monotonic(), started if alone else time.perf_counter()
                     for number, job in enumerate(jobs):

@@ -3,11 +3,12 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+from patchscaler.engines import process
+from patchscaler.engines.devices import choose_device, choose_engine
+from patchscaler.engines.onnx import OnnxEngine, graphs_for
 from patchscaler.engines.protocol import Engine
 from patchscaler.errors import ConfigError
 from patchscaler.storage import BUNDLED, fetch_model
-
-ENGINES = ("auto", "torch")
 
 
 def load_engine(
@@ -16,32 +17,42 @@ def load_engine(
     """The networks of a model (None: the bundled one; else a bundled name, a folder or a hub id) on a device, in the
     precision that is fastest there.
 
+    engine   see `choose_engine`; "auto" takes torch for models without graphs, too
     threads  of the processor; None: all
 
     Raises WeightsError, ConfigError.
     """
-    if engine not in ENGINES:
-        raise ConfigError(f'engine "{engine}": choose {", ".join(ENGINES)}')
-    if find_spec("torch") is None:
-        raise ConfigError('the engine "torch" needs torch: pip install "patchscaler[torch]"')
-    folder = fetch_model(model)
+    chosen, folder = choose_engine(engine, device), fetch_model(model)
+    name = str(model or folder.name)
+    if chosen == "onnx":
+        try:
+            return OnnxEngine(folder, name, threads or 0)
+        except ConfigError:  # no graphs fit
+            if engine == "onnx" or find_spec("torch") is None:
+                raise
+    if process.alone:
+        process.lighten()
     import torch
 
-    from patchscaler.engines.devices import choose_device
-    from patchscaler.engines.torch import TorchEngine
-    from patchscaler.models.model import default_dtype, load_model
+    from patchscaler.engines.torch import TorchEngine, default_dtype
+    from patchscaler.models.model import load_model
 
     if threads is not None:
         torch.set_num_threads(threads)
     device = choose_device(device)
-    name = str(model or folder.name)
     return TorchEngine(load_model(folder, default_dtype(device), device), name)
 
 
 def check_model(model: str) -> None:
     """Raises WeightsError, before other processes are started for it, unless the model can be loaded."""
     folder = fetch_model(model)
-    if folder.parent != BUNDLED:
+    if folder.parent == BUNDLED:
+        return
+    try:
+        graphs_for(folder)
+    except ConfigError:
+        if find_spec("torch") is None:
+            raise
         from patchscaler.models.model import check_folder
 
         check_folder(folder)

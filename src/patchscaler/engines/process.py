@@ -1,7 +1,6 @@
 """Settings of a process that belongs to us and does nothing but enlarge pictures."""
 
 import ctypes
-from importlib.util import find_spec
 
 # <malloc.h> of glibc
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -20,11 +19,21 @@ def keep_freed_memory() -> None:
     mallopt(M_TRIM_THRESHOLD, KEPT)
 
 
-def work_alone(engine: str = "auto") -> None:
-    """For a process that does nothing but enlarge pictures, before an engine is loaded: it imports less and keeps freed
-    memory."""
-    keep_freed_memory()
-    if engine in ("auto", "torch", "patchscaler.engines.torch") and find_spec("torch") is not None:
-        from patchscaler.models import light
+alone = False
 
-        light.choose()
+
+def work_alone(module: str = "") -> None:
+    """For a process that does nothing but enlarge pictures, before an engine is loaded, or its module, where that is
+    known: it imports less and keeps freed memory."""
+    global alone
+    alone = True
+    keep_freed_memory()
+    if module == "patchscaler.engines.torch":
+        lighten()
+
+
+def lighten() -> None:
+    """Networks imported from now on need no diffusers."""
+    from patchscaler.models import light
+
+    light.choose()

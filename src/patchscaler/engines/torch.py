@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from patchscaler.engines.processor import fast_bfloat16
 from patchscaler.engines.protocol import Array, Indices, ModelInfo, Restored
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.folded_dit import FoldedDiT
@@ -95,6 +96,13 @@ class TorchEngine:
 
     def _tensor(self, array: Array) -> Tensor:
         return torch.from_numpy(array).to(self._device)
+
+
+def default_dtype(device: str) -> torch.dtype:
+    """bfloat16 where matrix products in it are faster, float32 elsewhere: emulated bfloat16 is slower than float32."""
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return torch.bfloat16 if device == "cpu" and fast_bfloat16() else torch.float32
 
 
 def describe(networks: Model, name: str) -> ModelInfo:

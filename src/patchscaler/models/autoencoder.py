@@ -138,7 +138,10 @@ class DctAutoencoder(ModelMixin, ConfigMixin):
 
     def forward(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 height width"]:
         """`decode`: the half that has weights."""
+        return self.inverse_dct(latents) + self.detail(latents)
+
+    def detail(self, latents: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3 height width"]:
+        """What `inverse_dct` lacks, float32."""
         x = self.entry(latents.to(self.dtype))
         x = F.pixel_shuffle(self.rise(self.coarse(x)), 2)
-        detail = F.pixel_shuffle(self.exit(self.fine(x)), 4)
-        return self.inverse_dct(latents) + detail.float()
+        return F.pixel_shuffle(self.exit(self.fine(x)), 4).float()

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from patchscaler.errors import ConfigError, WeightsError
 from patchscaler.models.base import ModelMixin
-from patchscaler.storage import read_json, read_shapes, weight_files
+from patchscaler.storage import check_shapes, read_json, read_shapes, weight_files
 
 
 def check_part(cls: type[ModelMixin], folder: Path, variant: str | None = None) -> None:
@@ -44,13 +44,5 @@ def _build_checked(cls: type[ModelMixin], folder: Path, files: Sequence[Path]) -
     found: dict[str, tuple[int, ...]] = {}
     for path in files:
         found |= read_shapes(path)
-    path = files[0] if len(files) == 1 else folder
-    for problem, keys in (("unknown", set(found) - set(wanted)), ("missing", set(wanted) - set(found))):
-        if keys:
-            raise WeightsError(
-                f"{path}: {problem} tensor {min(keys)} ({len(keys)} in all); it doesn't belong to this config.json"
-            )
-    for key, shape in wanted.items():
-        if found[key] != shape:
-            raise WeightsError(f"{path}: tensor {key} has shape {found[key]}, but config.json asks for {shape}")
+    check_shapes(files[0] if len(files) == 1 else folder, found, wanted)
     return part

@@ -1,7 +1,5 @@
 """The networks of one model together, loaded strictly, and what several of them do: restore and prompt."""
 
-import functools
-import platform
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,34 +144,6 @@ def unpack(packed: dict[str, Any], device: str) -> Model:
         loaded[name] = nn.Module.to(part, device).eval()
     channels_last(loaded["texture_classifier"])
     return Model(autoencoder=None, restorer=None, **loaded, alphas=packed["alphas"], overlap=packed["overlap"])
-
-
-def default_dtype(device: str) -> torch.dtype:
-    """bfloat16 where matrix products in it are faster, float32 elsewhere: emulated bfloat16 is slower than float32."""
-    if device.startswith("cuda"):
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    return torch.bfloat16 if device == "cpu" and fast_bfloat16() else torch.float32
-
-
-@functools.cache
-def fast_bfloat16() -> bool:
-    """Whether this processor multiplies bfloat16 faster than float32.
-
-    AMX does, and AVX512-BF16 on AMD's. Intel's do AVX512-BF16 on one port where two do float32: without AMX (virtual
-    machines often hide it) convolutions of 64 channels reach 125 GFLOP/s on two cores in bfloat16 and 197 in float32.
-    """
-    amx, avx512 = (getattr(torch.cpu, f"_is_{name}_supported", lambda: False)() for name in ("amx_tile", "avx512_bf16"))
-    return amx or (avx512 and "Intel" not in processor_name())
-
-
-def processor_name() -> str:
-    """Such as "AMD EPYC 9B14"."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(errors="replace").splitlines()
-    except OSError:  # not Linux
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def part_class(folder: Path, name: str, classes: tuple[type[ModelMixin], ...]) -> type[ModelMixin] | None:

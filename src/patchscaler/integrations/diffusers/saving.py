@@ -15,9 +15,10 @@ from diffusers.utils import is_accelerate_available
 from huggingface_hub import create_repo, file_exists, upload_folder
 from torch import nn
 
+from patchscaler.engines.torch import default_dtype
 from patchscaler.errors import ConfigError, WeightsError
 from patchscaler.integrations.diffusers.calls import dtype_argument
-from patchscaler.models.model import check_folder, default_dtype
+from patchscaler.models.model import check_folder
 from patchscaler.storage import model_folder, read_json
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from patchscaler.data.pairs import CONDITIONS
+from patchscaler.engines.torch import default_dtype
 from patchscaler.errors import ConfigError, DataError
 from patchscaler.imaging.geometry import SCALE
 from patchscaler.integrations.diffusers.pipeline import PatchScalerPipeline
@@ -29,7 +30,6 @@ from patchscaler.measure.quality.report import ModelFacts, Report
 from patchscaler.measure.quality.rows import Row, Section
 from patchscaler.metrics.choice import choose_metrics, load_metrics
 from patchscaler.metrics.lpips import load_lpips
-from patchscaler.models.model import default_dtype
 from patchscaler.options import DEFAULT_QUALITY, QUALITIES
 from patchscaler.storage import model_folder
 

@@ -66,7 +66,7 @@ def resolve_dtype(name: str, device: str) -> Any:
     """The torch dtype called `name`; "auto": the one that `upscale` takes on this device."""
     import torch
 
-    from patchscaler.models.model import default_dtype
+    from patchscaler.engines.torch import default_dtype
 
     return default_dtype(device) if name == "auto" else getattr(torch, name)
 

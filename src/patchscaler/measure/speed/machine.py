@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from patchscaler.models.model import default_dtype, processor_name
+from patchscaler.engines.processor import processor_name
+from patchscaler.engines.torch import default_dtype
 
 _LARGEST = {"cpu": 2048, "cuda": 8192}  # sides of the products that the rate is taken from
 _LONG_ENOUGH = 0.25  # s: a product that takes longer is not enlarged further

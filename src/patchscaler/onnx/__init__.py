@@ -1,1 +1,0 @@
-"""The model without torch: `export` writes its networks as ONNX files, `runner` enlarges pictures with them."""
