@@ -33,7 +33,7 @@ class OptionNames(TypedDict, total=False):
     """The fields of `Options`, for type checkers, where a call takes them by name."""
 
     seed: int
-    quality: str | None
+    quality: Quality | None
     steps: Sequence[int] | None
     budget: float | None
     denoise: float | None

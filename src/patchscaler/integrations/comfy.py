@@ -5,7 +5,7 @@ IMAGE is (b,height,width,3) float32 in [0,1] on the CPU, MASK (b,height,width); 
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -17,6 +17,7 @@ from patchscaler.imaging.qmap import draw_qmap
 from patchscaler.imaging.resize import resize_bicubic
 from patchscaler.imaging.sources import picture_from
 from patchscaler.models.texture import ReferenceTextureMemory
+from patchscaler.options import Quality
 from patchscaler.pgs.plug_in import pool_confidence
 from patchscaler.report import Progress, ProgressCallback
 from patchscaler.upscaler import Upscaler
@@ -59,7 +60,7 @@ def upscale(
         result = upscaler(
             image.permute(2, 0, 1)[:3],
             scale=scale,
-            quality=quality,
+            quality=cast(Quality, quality),  # the call checks it
             seed=seed,
             denoise=denoise,
             wrap=wrap,
