@@ -37,10 +37,8 @@ def train_together(*runs: tuple[type[PatchDiTTask], dict[str, Any]]) -> list[int
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([loop.__name__, PatchDiTTask.__module__])  # imported once, not in every process
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = [context.Process(target=_process, args=(rank, port, runs)) for rank in range(2)]
+    ports = [_free_port() for _ in runs]  # one each: the store of the run before may still be closing
+    processes = [context.Process(target=_process, args=(rank, ports, runs)) for rank in range(2)]
     for process in processes:
         process.start()
     with contextlib.suppress(TimeoutError):
@@ -54,11 +52,18 @@ def train_together(*runs: tuple[type[PatchDiTTask], dict[str, Any]]) -> list[int
     return [int(process.exitcode or 0) for process in processes]
 
 
-def _process(rank: int, port: int, runs: Sequence[tuple[type[PatchDiTTask], dict[str, Any]]]) -> None:
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _process(rank: int, ports: Sequence[int], runs: Sequence[tuple[type[PatchDiTTask], dict[str, Any]]]) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "ACCELERATE_USE_CPU": "true"}
     torch.set_num_threads(1)
-    for task_type, table in runs:
+    for port, (task_type, table) in zip(ports, runs, strict=True):
+        os.environ["MASTER_PORT"] = str(port)
         settings = build(PatchDiTSettings, table)
         loop.train(task_type(settings), settings.run, settings)
         AcceleratorState._reset_state(True)  # its group of processes ended with the run
