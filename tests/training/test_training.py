@@ -244,7 +244,7 @@ def test_checkpoints_and_the_best_weights_are_kept(table: Any, tmp_path: Path) -
     shutil.copytree(kept / "0000002" / "checkpoint", tmp_path / "again" / "checkpoint")  # a new run from there
     run_training("restorer", table("restorer", "again", steps=5, **chosen))
     assert_same("restorer", tmp_path / "run", tmp_path / "again")
-    with pytest.raises(ConfigError, match=r"run\.best names psnr; this part's figures are l1, psnr_y"):
+    with pytest.raises(ConfigError, match=r"run\.best names psnr; this part's figures are l1, l1_bicubic, psnr_y"):
         run_training("restorer", table("restorer", "wrong", best="max psnr"))
 
 
