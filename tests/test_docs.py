@@ -14,7 +14,7 @@ from PIL import Image
 from patchscaler import PatchScalerPipeline
 from patchscaler.data.pictures import PictureSet
 from patchscaler.storage import model_folder
-from patchscaler.training.texture import build_memory
+from patchscaler.training.memory import build_memory
 
 ROOT = Path(__file__).parents[1]
 DOCS = sorted((ROOT / "docs").rglob("*.md"))

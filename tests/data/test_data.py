@@ -141,18 +141,28 @@ def test_unusable_folders_are_named(tmp_path: Path) -> None:
             PicturePool(PictureSet(str(tmp_path / name), cache=str(tmp_path / "cache")))
 
 
+@pytest.mark.parametrize("decode", [True, False])
 @pytest.mark.parametrize("damage", ["text", "truncated", "empty"])
-def test_an_unreadable_picture_is_named_and_can_be_removed(damage: str, tmp_path: Path) -> None:
-    pictures = PictureSet(str(tmp_path / "in"), cache=str(tmp_path / "cache"), min_side=16)
+def test_an_unreadable_picture_is_named_and_left_out(
+    damage: str, decode: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = PictureSet(str(tmp_path / "in"), cache=str(tmp_path / "cache"), min_side=16, decode=decode)
     save(tmp_path / "in" / "a.png", 40, 50)
     whole = (tmp_path / "in" / "a.png").read_bytes()
     bad = tmp_path / "in" / "bad.png"
     bad.write_bytes({"text": b"no picture", "truncated": whole[: len(whole) // 2], "empty": b""}[damage])
-    with pytest.raises(DataError, match=r"bad\.png: can't be read as a picture .*; remove it"):
-        PicturePool(pictures)
-    assert not list((tmp_path / "cache").iterdir())
-    bad.unlink()
-    assert len(PicturePool(pictures)) == 1
+    pool = PicturePool(pictures)
+    crops = [pool.crop(0, index, 16) for index in range(20)]
+    said = capsys.readouterr().err
+    assert said.count("bad.png: can't be read as a picture") == 1
+    later = damage == "truncated" and not decode  # its header is whole, so it is found out when it is drawn
+    assert ("1 so far in this process" if later else "1 of 2 files are left out") in said
+    assert len(pool) == (2 if later else 1)
+    again = PicturePool(pictures)
+    assert all(torch.equal(again.crop(0, index, 16), crop) for index, crop in reversed(list(enumerate(crops))))
+    (tmp_path / "in" / "a.png").unlink()
+    with pytest.raises(DataError, match=r"bad\.png: can't be read as a picture .*; remove it|100 pictures in a row"):
+        PicturePool(pictures).crop(0, 0, 16)
 
 
 def write_manifest(path: Path, kinds: dict[str, str], columns: tuple[str, str] = ("file", "kind")) -> str:

@@ -17,7 +17,8 @@ from patchscaler.models.fusion import Fusion
 from patchscaler.models.grm import GlobalRestoration
 from patchscaler.models.restorer import ConvRestorer
 from patchscaler.models.rrdb import RrdbRestorer
-from patchscaler.training.latents import CacheSettings, LatentCache, PatchDataset
+from patchscaler.training.cache import CacheSettings
+from patchscaler.training.latents import LatentCache, PatchDataset
 
 BICUBIC = PairSettings(crop=32, mixture={"bicubic": 1.0})
 

@@ -11,33 +11,28 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 
 from patchscaler.cli.train import Part, types_of
 from patchscaler.data.pictures import PicturePool, PictureSet
 from patchscaler.errors import ConfigError, DataError
 from patchscaler.integrations.diffusers.assembly import assemble
 from patchscaler.integrations.diffusers.pipeline import PatchScalerPipeline
-from patchscaler.models.autoencoder import DctAutoencoder
-from patchscaler.models.restorer import ConvRestorer
-from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier
 from patchscaler.presets import PAPER, build_networks
-from patchscaler.storage import WEIGHTS_FILE
 from patchscaler.training import estimate
-from patchscaler.training.patch_dit import PatchDiTTask
+from patchscaler.training.calibrate import calibrate
+from patchscaler.training.memory import build_memory
 from patchscaler.training.settings import build, read_toml
-from patchscaler.training.texture import build_memory
-from training_runs import assert_same, entries, run_training
-from two_processes import Doomed, train_together
+from training_runs import assert_same, entries
+from two_processes import Run, train_together
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "paper"
 REDUCED = PAPER.changed(
     autoencoder={"block_out_channels": (8, 8, 16, 16), "layers_per_block": 1, "norm_num_groups": 4},
     restorer={"width": 12, "groups": 1, "blocks": 2, "heads": 2},
-    patch_dit={"width": 32, "depth": 1, "heads": 2, "texture_width": 16},
+    patch_dit={"sample_size": 8, "width": 32, "depth": 1, "heads": 2, "texture_width": 16},
     texture_classifier={"width": 8, "blocks": 1, "features": 8},
-    texture_encoder={"width": 16, "top_k": 2},
-    texture_memory={"size": 5, "features": 8},
+    texture_encoder={"sample_size": 8, "width": 16, "top_k": 2},
+    texture_memory={"sample_size": 8, "size": 5, "features": 8},
 )
 
 
@@ -104,46 +99,148 @@ def test_a_run_is_counted_without_being_built() -> None:
     assert not list(Path().iterdir())
 
 
-def test_the_papers_parts_train_one_after_the_other(shards: Path, training_pictures: Path, tmp_path: Path) -> None:
-    """AutoencoderKL, SwinRestorer, pictures from tar files and crops restored as they come, to a model that runs."""
+class Killed(Exception):
+    """Stands for the end of this process."""
+
+
+def own(part: str) -> dict[str, Any]:
+    """The reduced preset's settings of a part, as a run's [model] has them."""
+    return {k: v for k, v in getattr(REDUCED, part).config.items() if k not in ("latent_channels", "texture_width")}
+
+
+def stages(root: Path, shards: Path, validation: Path) -> dict[str, dict[str, Any]]:
+    """The settings of docs/paper-training.md's runs at reduced size, in the folder `root`."""
+    run = {"steps": 4, "batch_size": 1, "learning_rate": 1e-2, "workers": 0, "precision": "fp32", "warmup_steps": 1}
+    run |= {"log_every": 1, "validate_every": 100, "ema_decay": 0.9, "checkpoint_minutes": 0.0}
+    pictures = {"folder": str(shards), "decode": False, "min_side": 64, "cache": str(root / "cache")}
+    pairs = {"crop": 64, "mixture": {"real_esrgan": 1.0}}
+    common = {"pictures": pictures, "autoencoder": str(root.parent / "vae"), "pairs": pairs}
+    judged = {"validation": str(validation), "validation_count": 1}
+
+    def table(part: str, **settings: Any) -> dict[str, Any]:
+        return {**common, "run": {**run, "folder": str(root / part)}, **settings}
+
+    grm = {"network": "SwinRestorer", **own("restorer")}
+    return {
+        "restorer": table("restorer", **judged, model=grm, pixel_weight=0.0),
+        "texture": table(
+            "texture", restorer=str(root / "restorer/weights"), model=own("texture_classifier"), held_out=4
+        ),
+        "patch-dit": table(
+            "patch-dit",
+            **judged,
+            **{"restorer": str(root / "restorer/weights"), "classifier": str(root / "texture/weights")},
+            **{"memory": str(root / "memory"), "model": own("patch_dit"), "encoder": own("texture_encoder")},
+            **{"decode_share": 0.0, "cache": {"count": 0}, "prompt_dropout": 0.5, "restorer_steps": 2},
+        ),
+    }
+
+
+def memory_of(root: Path, shards: Path, killed: bool = False) -> None:
+    """Textures of 8 latents from a grid over tar files."""
+    done = []
+
+    def seen(count: int) -> None:
+        done.append(count)
+        if killed:
+            raise Killed
+
+    pictures = PictureSet(str(shards), min_side=64, decode=False, cache=str(root / "cache"))
+    vae, classifier = str(root.parent / "vae"), str(root / "texture/weights")
+    build_memory(pictures, vae, classifier, str(root / "memory"), 5, 0, patch=8, stride=4, on_candidate=seen)
+    assert done == [25]  # every patch of the four pictures
+
+
+def test_the_papers_sequence_killed_at_every_stage_is_the_one_never_stopped(
+    shards: Path, training_pictures: Path, tmp_path: Path
+) -> None:
+    """AutoencoderKL, SwinRestorer, tar files and crops restored as they come, in two processes, to a model that runs.
+
+    Some steps have no prompt, and then the texture encoder learns in one process or in neither; the restorer learns
+    along for half of Patch-DiT's steps, and the second process dies after them.
+    """
     torch.manual_seed(0)
     vae: Any = REDUCED.autoencoder.build()
     vae.save_pretrained(tmp_path / "vae")
-    run = {"steps": 2, "batch_size": 2, "workers": 0, "precision": "fp32", "log_every": 1, "validate_every": 100}
-    pictures = {"folder": str(shards), "decode": False, "min_side": 64, "cache": str(tmp_path / "cache")}
-    common = {"pictures": pictures, "autoencoder": "vae"}
-    validation = {"validation": str(training_pictures), "validation_count": 1}
-
-    def own(part: str) -> dict[str, Any]:
-        return {k: v for k, v in getattr(REDUCED, part).config.items() if k not in ("latent_channels", "texture_width")}
-
-    restorer = {"network": "SwinRestorer", **own("restorer")}
-    with pytest.raises(ConfigError, match="DctAutoencoder alone; set both to 0"):
-        run_training("restorer", {**common, **validation, "run": {**run, "folder": "no"}, "model": restorer})
-    table = {**common, **validation, "pixel_weight": 0.0, "pairs": {"crop": 64}, "model": restorer}
-    figures = run_training("restorer", {**table, "run": {**run, "folder": "restorer"}})
-    classifier = {**common, "restorer": "restorer/weights", "pairs": {"crop": 64}, "model": own("texture_classifier")}
-    run_training("texture", {**classifier, "run": {**run, "folder": "texture"}})
-    large = tmp_path / "large"
-    large.mkdir()
-    for path in training_pictures.iterdir():
-        with Image.open(path) as picture:
-            picture.resize((150, 140)).save(large / path.name)
-    common["pictures"] = {**pictures, "folder": str(large)}
-    build_memory(PictureSet("large", min_side=64), "vae", "texture/weights", "memory", size=5, candidates=6)
-    table = {**common, **validation, "restorer": "restorer/weights", "classifier": "texture/weights"}
-    table |= {"memory": "memory", "decode_share": 0.5, "pairs": {"crop": 128}, "cache": {"count": 0}}
-    table |= {"model": own("patch_dit"), "encoder": own("texture_encoder")}
-    figures |= run_training("patch-dit", {**table, "run": {**run, "folder": "patch-dit"}})
-    assert all(math.isfinite(value) for value in figures.values())
-    assert load_file(tmp_path / "patch-dit/weights/patch_dit" / WEIGHTS_FILE)
-    places = {"autoencoder": "vae", "restorer": "restorer/weights", "patch_dit": "patch-dit/weights/patch_dit"}
-    places |= {"texture_encoder": "patch-dit/weights/texture_encoder", "texture_classifier": "texture/weights"}
-    places |= {"texture_memory": "memory"}
-    assemble({name: tmp_path / place for name, place in places.items()}, tmp_path / "model")
-    pipeline = PatchScalerPipeline.from_pretrained(tmp_path / "model", dtype=torch.float32)
+    whole, broken = (stages(tmp_path / name, shards, training_pictures) for name in ("whole", "broken"))
+    for part, processes in (("restorer", 2), ("texture", 1), ("patch-dit", 2)):
+        if part == "patch-dit":
+            memory_of(tmp_path / "whole", shards)
+            with pytest.raises(Killed):
+                memory_of(tmp_path / "broken", shards, killed=True)
+            memory_of(tmp_path / "broken", shards)
+        runs = Run(part, whole[part]), Run(part, broken[part], killed_at=4)
+        assert train_together(*runs, processes=processes)[-1] == -signal.SIGKILL
+        exported = [tmp_path / name / part / "weights/training.json" for name in ("whole", "broken")]
+        assert [json.loads(path.read_text())["steps"] for path in exported] in ([4, 2], [4, 3])  # with each checkpoint
+        assert set(train_together(Run(part, broken[part]), processes=processes)) == {0}
+        starts = [line["step"] for line in entries(tmp_path / "broken" / part, "start")]
+        assert starts in ([0, 2], [0, 3])
+        assert_same(part, tmp_path / "whole" / part, tmp_path / "broken" / part)
+        figures = entries(tmp_path / "broken" / part, "validate")[-1]
+        assert all(math.isfinite(value) for value in figures.values() if isinstance(value, float))
+    models = []
+    for name in ("whole", "broken"):
+        root = tmp_path / name
+        trained = root / "patch-dit/weights"
+        with pytest.raises(ConfigError, match=r"takes latents: name the autoencoder .* with --autoencoder"):
+            calibrate(trained / "restorer", str(training_pictures))
+        eta, shares = calibrate(
+            trained / "restorer",
+            str(training_pictures),
+            ["real_esrgan"],
+            0.4,
+            autoencoder=str(tmp_path / "vae"),
+            patch=8,
+        )
+        assert eta > 0
+        assert shares[2] <= 0.4
+        places = {"autoencoder": tmp_path / "vae", "restorer": trained / "restorer", "patch_dit": trained / "patch_dit"}
+        places |= {"texture_encoder": trained / "texture_encoder", "texture_classifier": root / "texture/weights"}
+        assemble({**places, "texture_memory": root / "memory"}, root / "model")
+        models.append(root / "model")
+    for path in models[0].rglob("*.safetensors"):
+        assert path.read_bytes() == (models[1] / path.relative_to(models[0])).read_bytes()
+    configs = [json.loads((model / "restorer/config.json").read_text()) for model in models]
+    assert configs[0]["eta"] == configs[1]["eta"]
+    pipeline = PatchScalerPipeline.from_pretrained(models[1], dtype=torch.float32)
     small = Image.new("RGB", (20, 12), "teal")
     assert pipeline(small, steps=(1, 1, 1)).images[0].size == (80, 48)
+
+
+def test_a_restorer_learns_along_for_its_steps_and_no_longer(
+    shards: Path, training_pictures: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    vae: Any = REDUCED.autoencoder.build()
+    vae.save_pretrained(tmp_path / "vae")
+    table = stages(tmp_path / "runs", shards, training_pictures)["patch-dit"]
+    classifier: Any = REDUCED.texture_classifier.build()
+    classifier.save_pretrained(table["classifier"])
+    memory: Any = REDUCED.texture_memory.build()
+    memory.fill(torch.randn(5, 4, 8, 8), torch.randn(5, 8))
+    memory.save_pretrained(table["memory"])
+    table |= {"restorer": None, "restorer_model": {"network": "SwinRestorer", **own("restorer")}}
+    del table["restorer"]
+    settings_type, task_type = types_of(Part.patch_dit)
+    task = task_type(build(settings_type, table))
+    batch = {
+        name: torch.stack([pair[name] for pair in (task.dataset()[0], task.dataset()[1])]) for name in ("hr", "lr")
+    }
+    for step, learns in ((0, True), (1, True), (2, False)):
+        task.step = step
+        task.network.zero_grad(set_to_none=True)
+        loss, figures = task.loss(task.network, batch, torch.Generator().manual_seed(0))
+        loss.backward()
+        assert ("eq1" in figures) is learns
+        gradients = [parameter.grad is not None for parameter in task.network.restorer.parameters()]
+        assert gradients == [learns] * len(gradients)
+    for change, reason in (
+        ({"restorer_steps": 0}, "name the trained restorer's folder, or set restorer_steps"),
+        ({"cache": {"count": 5}}, r"needs new crops at every step: set cache\.count = 0"),
+    ):
+        with pytest.raises(ConfigError, match=reason):
+            task_type(build(settings_type, {**table, **change}))
 
 
 @pytest.mark.parametrize("kind", ["folder", "shards"])
@@ -172,42 +269,3 @@ def test_shards_that_cannot_be_read_are_named(shards: Path, tmp_path: Path) -> N
         pass
     with pytest.raises(DataError, match="no pictures in its tar files"):
         PicturePool(PictureSet(str(tmp_path / "empty"), decode=False))
-
-
-def test_two_processes_killed_and_resumed_are_two_never_stopped(
-    shards: Path, training_pictures: Path, tmp_path: Path
-) -> None:
-    """Some steps have no prompt, and then the texture encoder learns in one process or in neither."""
-    torch.manual_seed(0)
-    DctAutoencoder(luma=4, chroma=1, width=8, blocks=1, fine_width=8, fine_blocks=1).save_pretrained("autoencoder")
-    ConvRestorer(latent_channels=6, width=8, blocks=1).save_pretrained("restorer")
-    TextureClassifier(latent_channels=6, width=8, blocks=1, features=8).save_pretrained("classifier")
-    memory = ReferenceTextureMemory(latent_channels=6, sample_size=8, features=8, size=5)
-    memory.fill(torch.randn(5, 6, 8, 8), torch.randn(5, 8))
-    memory.save_pretrained("memory")
-    table: dict[str, Any] = {
-        "pictures": {"folder": str(shards), "decode": False, "min_side": 64, "cache": str(tmp_path / "cache")},
-        "validation": str(training_pictures),
-        "validation_count": 1,
-        **{name: str(tmp_path / name) for name in ("autoencoder", "restorer", "classifier", "memory")},
-        "model": {"sample_size": 8, "width": 16, "depth": 1, "heads": 2},
-        "encoder": {"sample_size": 8, "width": 16, "top_k": 2},
-        "pairs": {"crop": 80},
-        "cache": {"count": 0},
-        "decode_share": 0.0,
-        "prompt_dropout": 0.5,
-    }
-    run = {"steps": 6, "batch_size": 2, "learning_rate": 1e-2, "workers": 0, "precision": "fp32", "log_every": 1}
-    run |= {"validate_every": 100, "ema_decay": 0.9, "checkpoint_minutes": 0.0}
-    whole, broken = ({**table, "run": {**run, "folder": str(tmp_path / name)}} for name in ("whole", "broken"))
-    codes = train_together((PatchDiTTask, whole), (Doomed, broken))
-    assert codes[1] == -signal.SIGKILL
-    steps = [
-        json.loads((tmp_path / name / "weights" / "training.json").read_text())["steps"] for name in ("whole", "broken")
-    ]
-    assert steps[0] == run["steps"] > steps[1]  # weights are exported along with each checkpoint
-    assert train_together((PatchDiTTask, broken)) == [0, 0]
-    starts = [line["step"] for line in entries(tmp_path / "broken", "start")]
-    assert starts[0] == 0
-    assert starts[1] in (2, 3)
-    assert_same("patch-dit", tmp_path / "whole", tmp_path / "broken")

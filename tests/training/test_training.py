@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from patchscaler.cli.train import Part, types_of
+from patchscaler.errors import ConfigError
 from patchscaler.models.loading import check_part
 from patchscaler.storage import WEIGHTS_FILE
 from patchscaler.training import loop
@@ -207,3 +208,50 @@ def test_the_restorer_learns_along_when_it_is_weighted(table: Any, tmp_path: Pat
     after = load_file(tmp_path / "along/weights/restorer" / WEIGHTS_FILE)
     assert before.keys() == after.keys()
     assert all(not torch.equal(before[name], after[name]) for name in ("skip.weight", "exit.weight", "exit.bias"))
+
+
+def test_accumulated_batches_are_one_step(table: Any, tmp_path: Path) -> None:
+    """Two batches of 2 make the step of one of 4, and a run stopped after an odd number of steps goes on."""
+    run_training("restorer", table("restorer", "at once", steps=3, batch_size=4))
+    run_training("restorer", table("restorer", "in two", steps=1, accumulation=2))
+    run_training("restorer", table("restorer", "in two", steps=3, accumulation=2))
+    one, two = state_of("restorer", tmp_path / "at once"), state_of("restorer", tmp_path / "in two")
+    for key, value in one.items():
+        torch.testing.assert_close(two[key], value, rtol=1e-3, atol=2e-5, msg=key)
+    run_training("patch-dit", table("patch-dit", "whole", steps=4, accumulation=3))
+    run_training("patch-dit", table("patch-dit", "stopped", steps=1, accumulation=3))
+    run_training("patch-dit", table("patch-dit", "stopped", steps=4, accumulation=3))
+    assert_same("patch-dit", tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_activations_computed_again_are_the_same(table: Any, tmp_path: Path) -> None:
+    for folder, again in (("kept", False), ("again", True)):
+        run_training("patch-dit", table("patch-dit", folder, gradient_checkpointing=again))
+    assert_same("patch-dit", tmp_path / "kept", tmp_path / "again")
+    with pytest.raises(ConfigError, match=r"run\.gradient_checkpointing: this part has no network that can"):
+        run_training("restorer", table("restorer", gradient_checkpointing=True))
+
+
+def test_checkpoints_and_the_best_weights_are_kept(table: Any, tmp_path: Path) -> None:
+    chosen = {"keep_every": 2, "best": "min l1", "validate_every": 1, "learning_rate": 0.5}  # it gets worse
+    run_training("restorer", table("restorer", steps=5, **chosen))
+    kept = tmp_path / "run" / "kept"
+    assert sorted(path.name for path in kept.iterdir()) == ["0000002", "0000004"]
+    errors = {line["step"]: line["l1"] for line in entries(tmp_path / "run", "validate")}
+    best = json.loads((tmp_path / "run" / "best" / "training.json").read_text())
+    assert best["steps"] == min(errors, key=lambda step: errors[step])
+    check_part(WEIGHTS["restorer"]["."], tmp_path / "run" / "best")
+    shutil.copytree(kept / "0000002" / "checkpoint", tmp_path / "again" / "checkpoint")  # a new run from there
+    run_training("restorer", table("restorer", "again", steps=5, **chosen))
+    assert_same("restorer", tmp_path / "run", tmp_path / "again")
+    with pytest.raises(ConfigError, match=r"run\.best names psnr; this part's figures are l1, l1_bicubic, psnr_y"):
+        run_training("restorer", table("restorer", "wrong", best="max psnr"))
+
+
+def test_figures_go_to_a_tracker(table: Any, tmp_path: Path) -> None:
+    run_training("restorer", table("restorer", tracker="tensorboard", log_every=1))
+    found = b"".join(path.read_bytes() for path in (tmp_path / "run/tracker/patchscaler").glob("events.*"))
+    for name in (b"train/loss", b"train/gradient_norm", b"validate/psnr_y"):
+        assert name in found
+    with pytest.raises(ConfigError, match=r'run\.tracker "abacus" is not there; installed: .*tensorboard'):
+        run_training("restorer", table("restorer", "other", tracker="abacus"))

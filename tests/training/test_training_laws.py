@@ -11,7 +11,7 @@ from patchscaler.training.adversarial import FeatureDiscriminator
 from patchscaler.training.decoding import Square, grid_energy, pixel_square
 from patchscaler.training.latents import squares_at
 from patchscaler.training.settings import RunSettings, build
-from patchscaler.training.validation import sheet
+from patchscaler.training.validation import mean_figures, sheet
 
 law = settings(deadline=None, max_examples=50)
 
@@ -106,3 +106,9 @@ def test_a_discriminator_judges_both_batches_in_one_pass_as_one_by_one() -> None
     for got, features in zip(discriminator.both(real, fake), (real, fake), strict=True):
         for logits, wanted in zip(got, discriminator(features), strict=True):
             torch.testing.assert_close(logits, wanted)
+
+
+def test_figures_are_averaged_over_all_and_by_condition() -> None:
+    rows = [("mild", {"psnr": 20.0}), ("mild", {"psnr": 24.0}), ("camera", {"psnr": 31.0})]
+    assert mean_figures(rows) == {"psnr": 25.0, "psnr_mild": 22.0, "psnr_camera": 31.0}
+    assert mean_figures(rows[:2]) == {"psnr": 22.0}

@@ -9,7 +9,7 @@ import pytest
 from patchscaler.cli.train import Part, types_of
 from patchscaler.cli.train import train as train_command
 from patchscaler.errors import ConfigError, DataError, WeightsError
-from patchscaler.training.settings import build, read_toml
+from patchscaler.training.settings import build, read_toml, with_values
 from training_runs import PARTS, run_training
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
@@ -90,6 +90,8 @@ def test_a_dry_run_writes_nothing(
         ({"pairs": {"mixture": {"wild": 1.0}}}, "give positive shares of bicubic"),
         ({"run": {"folder": "x", "steps": 0}}, r"run\.steps 0 must be at least 1"),
         ({"run": {"folder": "x", "precision": "int4"}}, r'run\.precision "int4": choose fp32'),
+        ({"run": {"folder": "x", "best": "psnr_y"}}, r'run\.best "psnr_y": write "max FIGURE"'),
+        ({"run": {"folder": "x", "accumulation": 0}}, r"run\.accumulation 0 must be at least 1"),
     ],
 )
 def test_wrong_settings_are_refused_by_name(change: dict[str, Any], reason: str, table: Any, tmp_path: Path) -> None:
@@ -97,6 +99,22 @@ def test_wrong_settings_are_refused_by_name(change: dict[str, Any], reason: str,
     file = write_toml(tmp_path / "run.toml", table("restorer") | change)
     with pytest.raises(ConfigError, match=reason):
         build(settings_type, read_toml(file))
+
+
+def test_any_value_of_the_file_can_be_set_on_the_command_line(table: Any, tmp_path: Path) -> None:
+    file = write_toml(tmp_path / "run.toml", table("restorer"))
+    changes = ["run.steps=1", "pairs.mixture.mild = 0.25", "model.width=4", "run.best=min l1", "pictures.min_side=50"]
+    train_command(Part.restorer, file, changes=changes)
+    recorded = json.loads((tmp_path / "run" / "settings.json").read_text())
+    assert (recorded["run"]["steps"], recorded["run"]["best"]) == (1, "min l1")
+    assert (recorded["model"]["width"], recorded["pictures"]["min_side"]) == (4, 50)
+    assert recorded["pairs"] == {"crop": 32, "draws": 2, "mixture": {"mild": 0.25}}
+    assert with_values({"a": {"b": 1}}, ["a.c=[1, 2]", "d.e=true"]) == {"a": {"b": 1, "c": [1, 2]}, "d": {"e": True}}
+    for wrong, reason in (("run.steps", "write KEY=VALUE"), ("run.steps.x=1", "steps is a value, not a table")):
+        with pytest.raises(ConfigError, match=reason):
+            with_values({"run": {"steps": 1}}, [wrong])
+    with pytest.raises(ConfigError, match=r"unknown key run\.step;"):
+        train_command(Part.restorer, file, changes=["run.step=1"])
 
 
 def test_a_settings_file_that_is_none(tmp_path: Path) -> None:

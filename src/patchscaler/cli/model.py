@@ -18,24 +18,35 @@ def memory() -> None:
 
 @memory_app.command("build")
 def memory_build(
-    pictures: Annotated[Path, typer.Argument(help="folder of sharp pictures")],
+    pictures: Annotated[Path, typer.Argument(help="folder of sharp pictures, or of uncompressed tar files of them")],
     out: Annotated[Path, typer.Option("-o", "--output", help="folder to write")],
     autoencoder: Annotated[Path, typer.Option(help="folder of the autoencoder")],
     classifier: Annotated[Path, typer.Option(help="folder of the texture classifier")],
     manifest: Annotated[Path | None, typer.Option(help="CSV with columns file and kind")] = None,
     size: Annotated[int, typer.Option(help="textures kept", min=1)] = 2000,
-    candidates: Annotated[int, typer.Option(help="patches to choose from", min=1)] = 20_000,
+    candidates: Annotated[int, typer.Option(help="patches to choose from; 0 with --stride: all", min=0)] = 20_000,
+    patch: Annotated[int, typer.Option(help="V: side of a patch in latents", min=1)] = 16,
+    stride: Annotated[
+        int | None, typer.Option(help="cut every picture on a grid, so many latents apart [default: at random]", min=1)
+    ] = None,
     seed: int = 0,
 ) -> None:
     """Build a texture memory from your own pictures."""
     from rich.progress import Progress as Bar
 
     from patchscaler.data.pictures import PictureSet
-    from patchscaler.training.texture import build_memory
+    from patchscaler.data.reading import shards
+    from patchscaler.training.memory import build_memory
 
-    chosen = PictureSet(str(pictures), manifest=None if manifest is None else str(manifest), other_weight=1.0)
+    chosen = PictureSet(
+        str(pictures),
+        min_side=max(256, 8 * patch),
+        manifest=None if manifest is None else str(manifest),
+        other_weight=1.0,
+        decode=stride is None and not shards(pictures),  # on a grid each picture is read once
+    )
     with Bar() as bar:
-        task = bar.add_task("reading patches", total=candidates)
+        task = bar.add_task("reading patches", total=candidates or None)
         build_memory(
             chosen,
             str(autoencoder),
@@ -44,6 +55,8 @@ def memory_build(
             size=size,
             candidates=candidates,
             seed=seed,
+            patch=patch,
+            stride=stride,
             on_candidate=lambda done: bar.update(task, completed=done),
         )
 
@@ -55,6 +68,8 @@ def calibrate(
     hard_share: Annotated[float, typer.Option(help="share of patches that shall be hard", min=0.01, max=0.99)] = 0.3333,
     second_restorer: Annotated[Path | None, typer.Option(help="with --fusion, for a model that has one")] = None,
     fusion: Annotated[Path | None, typer.Option()] = None,
+    autoencoder: Annotated[Path | None, typer.Option(help="for a restorer that takes latents, as the paper's")] = None,
+    patch: Annotated[int, typer.Option(help="V: side of a patch in latents", min=1)] = 16,
 ) -> None:
     """Set the difficulty scale eta so that the given share of patches is hard."""
     if (second_restorer is None) != (fusion is None):
@@ -62,7 +77,8 @@ def calibrate(
     second = None if second_restorer is None else (str(second_restorer), str(fusion))
     from patchscaler.training.calibrate import calibrate as run
 
-    eta, shares = run(restorer, str(pictures), conditions.split(","), hard_share, second)
+    latents = None if autoencoder is None else str(autoencoder)
+    eta, shares = run(restorer, str(pictures), conditions.split(","), hard_share, second, latents, patch)
     print(f"eta {eta}: " + ", ".join(f"{n} {s:.1%}" for n, s in zip(("simple", "medium", "hard"), shares, strict=True)))
 
 

@@ -23,6 +23,9 @@ class Part(str, Enum):
 def train(
     part: Annotated[Part, typer.Argument(help="which network to train")],
     settings: Annotated[Path, typer.Argument(help="TOML file of the run (see configs/)")],
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="instead of the file's, e.g. run.steps=1000")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="one batch, nothing written")] = False,
     estimate: Annotated[
         bool,
@@ -33,10 +36,10 @@ def train(
     from patchscaler.training.dry_run import dry_run as run_once
     from patchscaler.training.dry_run import without_traces
     from patchscaler.training.loop import train as run_training
-    from patchscaler.training.settings import build, read_toml
+    from patchscaler.training.settings import build, read_toml, with_values
 
     settings_type, task_type = types_of(part)
-    resolved: Any = build(settings_type, read_toml(settings))
+    resolved: Any = build(settings_type, with_values(read_toml(settings), changes or []))
     if estimate:
         from patchscaler.training.estimate import count, report
 

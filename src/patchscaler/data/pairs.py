@@ -13,7 +13,8 @@ from torch.utils.data import Dataset
 
 from patchscaler.data.camera import CameraConfig
 from patchscaler.data.degradation import DegradationConfig, degrade_at
-from patchscaler.data.pictures import PicturePool, PictureSet, picture_files, read_rgb
+from patchscaler.data.pictures import PicturePool, PictureSet
+from patchscaler.data.reading import picture_files, read_rgb
 from patchscaler.errors import ConfigError, DataError
 
 CONDITIONS: dict[str, DegradationConfig | CameraConfig] = {

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from patchscaler.data.pictures import SUFFIXES
+from patchscaler.data.reading import SUFFIXES
 from patchscaler.errors import DataError
 from patchscaler.imaging.unreadable import DECODE_ERRORS
 

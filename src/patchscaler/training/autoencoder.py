@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from patchscaler.data.pairs import validation_pairs
-from patchscaler.data.pictures import PicturePool, PictureSet, picture_files
+from patchscaler.data.pictures import PicturePool, PictureSet
+from patchscaler.data.reading import picture_files
 from patchscaler.metrics.fidelity import psnr_y
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.training.perceptual import PerceptualLoss

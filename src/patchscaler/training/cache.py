@@ -3,20 +3,52 @@
 A cache is filled by the first run that needs it, in order, and filled on when it was interrupted.
 """
 
+import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from patchscaler.data.pairs import PairDataset
+from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.training.loader import one_thread
 
 _CHUNK = 16
+
+
+@dataclass(frozen=True)
+class CacheSettings:
+    """folder: where the files lie; count: crops, 0 for none: then every step restores new crops; seed: of the crops and
+    their degradation; workers, precision: as in [run]."""
+
+    folder: str = "cache/latents"
+    count: int = 20_000
+    seed: int = 1
+    workers: int = 1
+    precision: str = "bf16"
+
+
+def fingerprint(
+    kind: str, settings: CacheSettings, dataset: PairDataset, autoencoder: Any, networks: Sequence[Any]
+) -> str:
+    """Changes with whatever the values of a cache depend on; networks: whose values they are, None is left out."""
+    own = isinstance(autoencoder, DctAutoencoder)  # whose encoder is computed, of these:
+    keys = ("luma", "chroma", "latents_mean", "latents_std") if own else ()
+    latents = [autoencoder.config[key] for key in keys]
+    cached = [kind, settings.seed, settings.precision, dataset.pool.identity, asdict(dataset.settings), latents]
+    digest = hashlib.sha256(json.dumps(cached, sort_keys=True).encode())
+    weighed = [network for network in (*networks, None if own else autoencoder) if network is not None]
+    for tensor in (tensor for network in weighed for tensor in network.state_dict().values()):
+        digest.update(tensor.float().cpu().numpy().tobytes())
+    return f"{settings.count}-{digest.hexdigest()[:12]}"
 
 
 class CropCache:

@@ -13,21 +13,21 @@ from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.tiles import PatchGrid, pad_to_patch, split
 from patchscaler.models.fusion import Fusion
 from patchscaler.models.grm import GlobalRestoration
-from patchscaler.models.restorer import ConvRestorer, confidence_from
+from patchscaler.models.restorer import confidence_from
 from patchscaler.models.rrdb import RrdbRestorer
 from patchscaler.pgs.groups import assign_groups
-from patchscaler.training.frozen import load_frozen
+from patchscaler.training.frozen import any_device, load_autoencoder, load_frozen, load_restorer
 
 
 @torch.no_grad()
 def patch_log_errors(grm: GlobalRestoration, pictures: str, conditions: Sequence[str], patch: int = 16) -> Tensor:
     """Log error maps (B,1,V,V) of all patches of the folder's pictures under these degradations."""
-    maps = []
+    maps, device = [], next(grm.restorer.parameters()).device
     for condition in conditions:
         if condition not in CONDITIONS:
             raise ConfigError(f'condition "{condition}": choose from {", ".join(CONDITIONS)}')
         for pair in validation_pairs(pictures, 0, condition):
-            log_error = pad_to_patch(grm(pair["lr"]).log_error, patch)
+            log_error = pad_to_patch(grm(pair["lr"].to(device)).log_error.cpu(), patch)
             maps.append(split(log_error, PatchGrid(Size(*log_error.shape[-2:]), patch, patch)))
     return torch.cat(maps)
 
@@ -58,15 +58,26 @@ def calibrate(
     conditions: Sequence[str] = tuple(CONDITIONS),
     hard_share: float = 1 / 3,
     second: tuple[str, str] | None = None,
+    autoencoder: str | None = None,
+    patch: int = 16,
 ) -> tuple[float, tuple[float, float, float]]:
     """Sets eta in the restorer's config.json; returns it with the shares of simple, medium and hard patches.
 
-    folder   of the restorer
-    second   folders of the second restorer and of the fusion, where the model has them
+    folder       of the restorer
+    second       folders of the second restorer and of the fusion, where the model has them
+    autoencoder  folder of the one whose latents a SwinRestorer takes; a ConvRestorer takes pixels
+    patch        V, in latents
+
+    Raises ConfigError where a SwinRestorer comes without an autoencoder.
     """
-    restorer = load_frozen(ConvRestorer, str(folder))
+    device = any_device()
+    restorer = load_restorer(str(folder)).to(device)
+    if restorer.input_kind == "latents" and autoencoder is None:
+        raise ConfigError(f"{folder} takes latents: name the autoencoder that makes them with --autoencoder")
+    encoder = None if autoencoder is None else load_autoencoder(autoencoder).to(device)
     both = () if second is None else (load_frozen(RrdbRestorer, second[0]), load_frozen(Fusion, second[1]))
-    log_errors = patch_log_errors(GlobalRestoration(restorer, None, *both), pictures, conditions)
+    grm = GlobalRestoration(restorer, encoder, *(part.to(device) for part in both))
+    log_errors = patch_log_errors(grm, pictures, conditions, patch)
     eta = calibrate_eta(log_errors, hard_share)
     path = Path(folder) / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"eta": eta}, indent=2) + "\n")

@@ -30,6 +30,17 @@ def finish_checkpoint(checkpoint: Path) -> None:
         os.replace(fresh if fresh.exists() else old, checkpoint)
 
 
+def keep(folder: Path, step: int) -> None:
+    """Copies the run's checkpoint and exported weights to kept/STEP, whole or not at all."""
+    target = folder / "kept" / f"{step:07d}"
+    partial = target.with_suffix(".new")
+    shutil.rmtree(partial, ignore_errors=True)
+    for name in ("checkpoint", "weights"):
+        shutil.copytree(folder / name, partial / name)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(partial, target)
+
+
 def _neighbours(checkpoint: Path) -> tuple[Path, Path]:
     """Where the next checkpoint is written and where the one before is put aside."""
     return checkpoint.with_name("checkpoint.new"), checkpoint.with_name("checkpoint.old")

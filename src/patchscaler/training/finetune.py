@@ -20,12 +20,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from patchscaler.data.pairs import CONDITIONS, PairDataset, PairSettings, validation_pairs
-from patchscaler.data.pictures import PictureSet, picture_files
+from patchscaler.data.pairs import CONDITIONS, PairDataset, PairSettings
+from patchscaler.data.pictures import PictureSet
+from patchscaler.data.reading import picture_files
 from patchscaler.errors import ConfigError
 from patchscaler.imaging.geometry import STRIDE
 from patchscaler.metrics.fidelity import psnr_y
-from patchscaler.metrics.lpips import load_lpips
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.fusion import Fusion
 from patchscaler.models.grm import GlobalRestoration
@@ -36,13 +36,14 @@ from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier
 from patchscaler.pgs.groups import GroupConfig, assign_groups, plan
 from patchscaler.pgs.sampling import ddim_step
 from patchscaler.pgs.schedule import TRAIN_STEPS, make_scheduler
-from patchscaler.training.adversarial import Adversary, FeatureDiscriminator
+from patchscaler.training.cache import CacheSettings
 from patchscaler.training.decoding import DecodingDenoiser, Square, grid_energy, is_of_texture, pixel_square
 from patchscaler.training.frozen import load_frozen
-from patchscaler.training.latents import CacheSettings, LatentCache, PatchDataset, random_patches
+from patchscaler.training.latents import LatentCache, PatchDataset, random_patches
+from patchscaler.training.picture_loss import PictureLoss
 from patchscaler.training.sampling import Sampler
 from patchscaler.training.settings import RunSettings
-from patchscaler.training.validation import sheet
+from patchscaler.training.validation import ConditionedPair, conditioned_pairs, sheet
 
 # Pixels of a validation crop: many small ones tell more than few large ones. Whether a run helps differs from picture
 # to picture (ground textures, objects), and 12 crops of 256 pixels once said the opposite of 48 whole pictures.
@@ -76,8 +77,7 @@ class FinetuneSettings:
     uncertainty_weight lambda of Eq. 1
     grid_weight        of `grid_energy`, against patterns that repeat from token to token
     *_weight           of the losses; adversarial_after: steps before the discriminator is listened to
-    validation_steps   of the groups, when validating; validation_count: crops, a third of them per condition, of
-                       pictures from all over the folder
+    validation_steps   of the groups, when validating; validation_count: crops, an equal share of them per condition
     """
 
     run: RunSettings
@@ -122,8 +122,6 @@ class FinetuneTask:
         if bool(settings.fusion) != bool(settings.second_restorer) or (settings.fusion and settings.restorer_weight):
             raise ConfigError("second_restorer and fusion go together, and with restorer_weight 0: neither learns here")
         picture_files(Path(settings.validation))  # a missing folder fails now, not at the first validation
-        self.lpips = load_lpips("vgg", settings.features).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.judge = load_lpips("alex", settings.features)
         self.alphas = torch.cat([make_scheduler().alphas_cumprod, torch.ones(1)])  # time -1: the clean latent
         self.plans = [GroupConfig(steps=tuple(steps)) for steps in settings.plans]
         self.times = [plan(config, TRAIN_STEPS).times.tolist() for config in self.plans]
@@ -154,14 +152,10 @@ class FinetuneTask:
         self.patch = int(self.network.patch_dit.config["sample_size"])
         if not 1 <= settings.side <= self.patch:
             raise ConfigError(f"side {settings.side} must lie in 1..{self.patch}, the patch")
-        self.adversary = Adversary(
-            FeatureDiscriminator(self.lpips.trunk.widths[:4], settings.discriminator_width),
-            settings.discriminator_rate,
-            settings.adversarial_after,
-        )
-        self.checkpointed = self.adversary.checkpointed
-        self.frozen = [self.lpips, self.judge, restorer, self.sampler.classifier, self.sampler.memory, *second]
-        self._pairs: list[dict[str, Tensor]] | None = None
+        self.compared = PictureLoss(settings)
+        self.checkpointed = self.compared.checkpointed
+        self.frozen = [*self.compared.frozen, restorer, self.sampler.classifier, self.sampler.memory, *second]
+        self._pairs: list[ConditionedPair] | None = None
 
     def dataset(self) -> Dataset:
         settings = self.settings
@@ -188,30 +182,15 @@ class FinetuneTask:
         x0, decoded = network(x_t, t, coarse, batch["log_error"], prompt, square.place, square.latents)
         decoded = square.cut(decoded)
         truth = square.cut(pixel_square(pixels, square.place, square.latents))
-        latent, pixel = (x0 - hr).square().mean(), (decoded - truth).abs().mean()
-        with torch.no_grad():
-            wanted = self.lpips.features(truth)
-        got = self.lpips.features(decoded)
-        perceptual = self.lpips.distance(self.lpips.unit(got), self.lpips.unit(wanted)).mean()
-        adversarial, figures = self.adversary(got[:4], wanted[:4]) if settings.adversarial_weight else (0.0, {})
+        latent = (x0 - hr).square().mean()
+        loss, figures = self.compared(decoded, truth)
         grid = grid_energy(decoded - truth, STRIDE * int(self.network.patch_dit.config["patch_size"]))
-        loss = (
-            settings.latent_weight * latent
-            + settings.pixel_weight * pixel
-            + settings.perceptual_weight * perceptual
-            + settings.adversarial_weight * adversarial
-            + settings.grid_weight * grid
-        )
+        loss = loss + settings.latent_weight * latent + settings.grid_weight * grid
         if not loss.requires_grad:  # no patch of the batch has a step, and nothing but Patch-DiT learns
             loss = loss + 0.0 * torch.stack([p.sum() for p in network.parameters() if p.requires_grad]).sum()
         if restoration is not None:
             loss, figures = loss + settings.restorer_weight * restoration, figures | {"eq1": restoration.detach()}
-        return loss, figures | {
-            "latent": latent.detach(),
-            "pixel": pixel.detach(),
-            "perceptual": perceptual.detach(),
-            "grid": grid.detach(),
-        }
+        return loss, figures | {"latent": latent.detach(), "grid": grid.detach()}
 
     def _restored(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[dict[str, Tensor], Tensor]:
         """A patch of each degraded crop, as PatchDataset gives them but with gradients; and Eq. 1 of the crops."""
@@ -262,25 +241,13 @@ class FinetuneTask:
     def validate(self) -> tuple[dict[str, float], Image.Image | None]:
         settings = self.settings
         if self._pairs is None:
-            each = max(1, settings.validation_count // len(CONDITIONS))
-            self._pairs = []
-            for condition in CONDITIONS:
-                pairs = validation_pairs(settings.validation, 0, condition, side=VALIDATION_SIDE)
-                self._pairs += pairs[:: max(1, len(pairs) // each)][:each]
+            count = settings.validation_count
+            self._pairs = conditioned_pairs(settings.validation, count, list(CONDITIONS), VALIDATION_SIDE)
         config = GroupConfig(steps=tuple(settings.validation_steps))
-        sums: dict[str, float] = {}
-        rows = []
-        compared = self.sampler.compare(self._pairs, config, {"psnr_y": psnr_y, "lpips_alex": self._judge})
-        for number, (row, figures) in enumerate(compared):
-            condition = list(CONDITIONS)[len(CONDITIONS) * number // len(self._pairs)]
-            for name, value in figures.items():
-                key = f"{name}_{condition}"
-                sums[key] = sums.get(key, 0.0) + len(CONDITIONS) * value / len(self._pairs)
-            rows.append(row)
-        return sums, sheet(rows[:: max(1, len(rows) // SHEET_ROWS)])
-
-    def _judge(self, result: Tensor, truth: Tensor) -> Tensor:
-        return self.judge.distance(self.judge(result), self.judge(truth))
+        figures, rows = self.sampler.compare(
+            self._pairs, config, {"psnr_y": psnr_y, "lpips_alex": self.compared.judged}
+        )
+        return figures, sheet(rows[:: max(1, len(rows) // SHEET_ROWS)])
 
     def export(self, folder: Path) -> None:
         self.network.patch_dit.save_pretrained(folder / "patch_dit")

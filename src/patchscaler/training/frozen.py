@@ -45,3 +45,8 @@ def load_frozen(cls: type[ModelMixin], folder: str) -> Any:
     # step, and processors compute them at a crawl.
     network: Any = cls.from_pretrained(folder).float()
     return network.eval().requires_grad_(False)
+
+
+def any_device() -> torch.device:
+    """The GPU that is there, or the processor."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

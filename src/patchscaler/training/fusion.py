@@ -4,9 +4,7 @@ The restorers stay as they are. What they make of degraded crops is computed onc
 takes ten times as long as all that is trained here.
 """
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +14,21 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from patchscaler.data.pairs import CONDITIONS, PairDataset, PairSettings, validation_pairs
-from patchscaler.data.pictures import PictureSet, picture_files
+from patchscaler.data.pairs import CONDITIONS, PairDataset, PairSettings
+from patchscaler.data.pictures import PictureSet
+from patchscaler.data.reading import picture_files
 from patchscaler.imaging.geometry import STRIDE
 from patchscaler.metrics.fidelity import psnr_y
-from patchscaler.metrics.lpips import load_lpips
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.fusion import Fusion
 from patchscaler.models.restorer import ConvRestorer, Restoration
 from patchscaler.models.rrdb import RrdbRestorer, SecondOpinion
-from patchscaler.training.adversarial import Adversary, FeatureDiscriminator
-from patchscaler.training.cache import CropCache
+from patchscaler.training.cache import CacheSettings, CropCache, fingerprint
 from patchscaler.training.decoding import Square, decode_square, pixel_square
 from patchscaler.training.frozen import load_frozen
-from patchscaler.training.latents import CacheSettings
+from patchscaler.training.picture_loss import PictureLoss
 from patchscaler.training.settings import RunSettings
-from patchscaler.training.validation import sheet
+from patchscaler.training.validation import conditioned_pairs, mean_figures, sheet
 
 VALIDATION_SIDE = 128
 SHEET_ROWS = 24
@@ -122,7 +119,7 @@ class OpinionCache(Dataset):
 
         c, f, g = autoencoder.latent_channels, int(restorer.config["width"]), int(second.config["width"])
         self.crops = CropCache(
-            Path(cache.folder) / _fingerprint(settings, dataset, autoencoder, restorer, second),
+            Path(cache.folder) / fingerprint("opinions", cache, dataset, autoencoder, [restorer, second]),
             cache.count,
             {
                 "pixels": (3, crop, crop),
@@ -180,8 +177,6 @@ class FusionTask:
     def __init__(self, settings: FusionSettings) -> None:
         self.settings = settings
         picture_files(Path(settings.validation))  # a missing folder fails now, not at the first validation
-        self.lpips = load_lpips("vgg", settings.features).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.judge = load_lpips("alex", settings.features)
         self.autoencoder = load_frozen(DctAutoencoder, settings.autoencoder).to(memory_format=torch.channels_last)
         self.restorer = load_frozen(ConvRestorer, settings.restorer).to(memory_format=torch.channels_last)
         self.second = load_frozen(RrdbRestorer, settings.second_restorer).to(memory_format=torch.channels_last)
@@ -198,13 +193,9 @@ class FusionTask:
         for name, parameter in self.network.named_parameters():
             decoder = name.startswith("autoencoder.")
             parameter.requires_grad_(settings.decoder if decoder else ".gate_" not in name)
-        self.adversary = Adversary(
-            FeatureDiscriminator(self.lpips.trunk.widths[:4], settings.discriminator_width),
-            settings.discriminator_rate,
-            settings.adversarial_after,
-        )
-        self.checkpointed = self.adversary.checkpointed
-        self.frozen = [self.lpips, self.judge, self.restorer, self.second]
+        self.compared = PictureLoss(settings)
+        self.checkpointed = self.compared.checkpointed
+        self.frozen = [*self.compared.frozen, self.restorer, self.second]
         self._pairs: list[tuple[str, dict[str, Tensor], tuple[Tensor, Restoration, SecondOpinion]]] = []
 
     def rate_of(self, name: str) -> float:
@@ -235,60 +226,36 @@ class FusionTask:
         )
         decoded = square.cut(network(batch, alone, place, square.latents))
         truth = square.cut(pixel_square(batch["pixels"], place, square.latents))
-        pixel = (decoded - truth).abs().mean()
-        with torch.no_grad():
-            wanted = self.lpips.features(truth)
-        got = self.lpips.features(decoded)
-        perceptual = self.lpips.distance(self.lpips.unit(got), self.lpips.unit(wanted)).mean()
-        adversarial, figures = self.adversary(got[:4], wanted[:4]) if settings.adversarial_weight else (0.0, {})
-        loss = (
-            settings.pixel_weight * pixel
-            + settings.perceptual_weight * perceptual
-            + settings.adversarial_weight * adversarial
-        )
-        return loss, figures | {"pixel": pixel.detach(), "perceptual": perceptual.detach()}
+        return self.compared(decoded, truth)
 
     def validate(self) -> tuple[dict[str, float], Image.Image | None]:
         """LPIPS (alex) and PSNR-Y of the first restorer's, the fused and, as a yardstick, the second one's picture."""
         fusion, autoencoder = self.network.fusion, self.network.autoencoder
-        sums: dict[str, float] = {}
-        rows = []
+        found, rows = [], []
         for number, (condition, pair, (features, first, second)) in enumerate(self._validation()):
             latents = {"first": first.latents, "fused": fusion(features, first, second).latents}
             if len(self._pairs) <= SHEET_ROWS or number % (len(self._pairs) // SHEET_ROWS) == 0:
                 latents["second"] = second.latents
             pictures = {n: autoencoder.decode(part).float().clamp(0, 1) for n, part in latents.items()}
+            figures: dict[str, float] = {}
             for name in ("first", "fused"):
-                judged = self.judge.distance(self.judge(pictures[name]), self.judge(pair["hr"]))
-                for figure, value in (("lpips_alex", judged), ("psnr_y", psnr_y(pictures[name], pair["hr"]))):
-                    key = f"{figure}_{name}_{condition}"
-                    sums[key] = sums.get(key, 0.0) + float(value) * len(CONDITIONS) / len(self._pairs)
+                picture, truth = pictures[name], pair["hr"]
+                figures[f"lpips_alex_{name}"] = float(self.compared.judged(picture, truth))
+                figures[f"psnr_y_{name}"] = float(psnr_y(picture, truth))
+            found.append((condition, figures))
             if "second" in pictures:
                 rows.append([*pictures.values(), pair["hr"]])
-        return sums, sheet(rows)
+        return mean_figures(found), sheet(rows)
 
     def _validation(self) -> list[Any]:
         if not self._pairs:
-            each = max(1, self.settings.validation_count // len(CONDITIONS))
-            for condition in CONDITIONS:
-                pairs = validation_pairs(self.settings.validation, 0, condition, side=VALIDATION_SIDE)
-                for pair in pairs[:: max(1, len(pairs) // each)][:each]:
-                    first, features = self.restorer(pair["lr"], with_features=True)
-                    self._pairs.append((condition, pair, (features, first, self.second(pair["lr"]))))
+            settings = self.settings
+            count = settings.validation_count
+            for condition, pair in conditioned_pairs(settings.validation, count, list(CONDITIONS), VALIDATION_SIDE):
+                first, features = self.restorer(pair["lr"], with_features=True)
+                self._pairs.append((condition, pair, (features, first, self.second(pair["lr"]))))
         return self._pairs
 
     def export(self, folder: Path) -> None:
         self.network.fusion.save_pretrained(folder / "fusion")
         self.network.autoencoder.save_pretrained(folder / "autoencoder")
-
-
-def _fingerprint(settings: FusionSettings, dataset: PairDataset, *networks: Any) -> str:
-    """Changes with whatever the cached values depend on."""
-    cache = settings.cache
-    autoencoder, *restorers = networks
-    latents = [autoencoder.config[key] for key in ("luma", "chroma", "latents_mean", "latents_std")]
-    cached = ["opinions", cache.seed, cache.precision, dataset.pool.identity, asdict(dataset.settings), latents]
-    digest = hashlib.sha256(json.dumps(cached, sort_keys=True).encode())
-    for tensor in (tensor for network in restorers for tensor in network.state_dict().values()):
-        digest.update(tensor.float().numpy().tobytes())
-    return f"{cache.count}-{digest.hexdigest()[:12]}"

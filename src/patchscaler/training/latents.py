@@ -5,9 +5,6 @@ are kept rather than their latents: the truth of a loss in pixels, and smaller. 
 needs it, in order, and continued when it was interrupted; sample `index` is the pair dataset's.
 """
 
-import hashlib
-import json
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,22 +17,9 @@ from patchscaler.data.pairs import PairDataset, PairSettings
 from patchscaler.data.pictures import PictureSet
 from patchscaler.errors import ConfigError
 from patchscaler.imaging.geometry import STRIDE
-from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.grm import GlobalRestoration
 from patchscaler.models.latents import latent_channels
-from patchscaler.training.cache import CropCache
-
-
-@dataclass(frozen=True)
-class CacheSettings:
-    """folder: where the files lie; count: crops, 0 for none: then every step restores new crops; seed: of the crops and
-    their degradation; workers, precision: as in [run]."""
-
-    folder: str = "cache/latents"
-    count: int = 20_000
-    seed: int = 1
-    workers: int = 1
-    precision: str = "bf16"
+from patchscaler.training.cache import CacheSettings, CropCache, fingerprint
 
 
 class LatentCache:
@@ -56,8 +40,9 @@ class LatentCache:
                 restored = grm(batch["lr"].contiguous(memory_format=torch.channels_last))
             return {"pixels": batch["hr"], "coarse": restored.latents, "log_error": restored.log_error}
 
+        networks = [grm.restorer, grm.second, grm.fusion]
         self.crops = CropCache(
-            Path(settings.folder) / _fingerprint(settings, dataset, grm),
+            Path(settings.folder) / fingerprint("pixels", settings, dataset, grm.autoencoder, networks),
             settings.count,
             {"pixels": (3, pairs.crop, pairs.crop), "coarse": (channels, side, side), "log_error": (1, side, side)},
             dataset,
@@ -132,16 +117,3 @@ class PatchDataset(Dataset):
         if rng.random() < self.hard_share:
             return max(candidates, key=lambda sample: float(sample["log_error"].mean()))
         return candidates[0]
-
-
-def _fingerprint(settings: CacheSettings, dataset: PairDataset, grm: GlobalRestoration) -> str:
-    """Changes with whatever the cached values depend on."""
-    own = isinstance(grm.autoencoder, DctAutoencoder)  # whose encoder is computed, of these:
-    keys = ("luma", "chroma", "latents_mean", "latents_std") if own else ()
-    latents = [grm.autoencoder.config[key] for key in keys]
-    cached = ["pixels", settings.seed, settings.precision, dataset.pool.identity, asdict(dataset.settings), latents]
-    digest = hashlib.sha256(json.dumps(cached, sort_keys=True).encode())
-    networks = [grm.restorer, grm.second, grm.fusion, None if own else grm.autoencoder]
-    for tensor in (tensor for network in networks if network for tensor in network.state_dict().values()):
-        digest.update(tensor.float().numpy().tobytes())
-    return f"{settings.count}-{digest.hexdigest()[:12]}"

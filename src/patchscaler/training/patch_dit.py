@@ -4,6 +4,8 @@ Each sample gets a uniform time step. A share of them starts as inference does: 
 and the coarse y0 rather than from x0 itself. A share of each batch is also decoded, and its predicted x0 compared with
 the truth in pixels and in pretrained features: squared error in latents alone makes texture that is right on average
 and visible nowhere.
+
+The restorer stays as it is, or learns along by Eq. 1 for the first `restorer_steps`, as the paper's iterations count.
 """
 
 from collections.abc import Callable
@@ -17,21 +19,27 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from patchscaler.data.pairs import PairDataset, PairSettings, validation_pairs
-from patchscaler.data.pictures import PictureSet, picture_files
+from patchscaler.data.pairs import PairDataset, PairSettings
+from patchscaler.data.pictures import PictureSet
+from patchscaler.data.reading import picture_files
+from patchscaler.errors import ConfigError
 from patchscaler.metrics.fidelity import psnr_y
 from patchscaler.models.grm import GlobalRestoration
-from patchscaler.models.latents import decode_latents, encode_pixels, latent_channels
+from patchscaler.models.latents import decode_latents, encode_pixels, latent_channels, restorer_input
 from patchscaler.models.patch_dit import PatchDiT
+from patchscaler.models.restorer import Restoration, restoration_loss
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
 from patchscaler.pgs.groups import GroupConfig
 from patchscaler.pgs.schedule import TRAIN_STEPS, make_scheduler
+from patchscaler.training.cache import CacheSettings
 from patchscaler.training.frozen import load_autoencoder, load_frozen, load_restorer
-from patchscaler.training.latents import CacheSettings, LatentCache, PatchDataset, random_patches
+from patchscaler.training.latents import LatentCache, PatchDataset, random_patches
 from patchscaler.training.perceptual import PerceptualLoss
+from patchscaler.training.published import begin_patch_dit, load_transformer
+from patchscaler.training.restorer import build_restorer
 from patchscaler.training.sampling import Sampler
 from patchscaler.training.settings import RunSettings
-from patchscaler.training.validation import sheet
+from patchscaler.training.validation import ConditionedPair, conditioned_pairs, sheet, trained_conditions
 
 
 @dataclass(frozen=True)
@@ -43,16 +51,24 @@ class PatchDiTSettings:
     prompt_dropout    share of steps without texture prompt, so that the network also works without one
     snr_gamma         weight min(SNR, gamma) / gamma of the squared error (min-SNR for x0); 0: uniform
     decode_share      share of a batch that is decoded; pixel_weight, perceptual_weight: of its losses
-    warm_start        folder with patch_dit/ and texture_encoder/ to begin from instead of from nothing
+    warm_start        what to begin from instead of from nothing: a folder with patch_dit/ and texture_encoder/; or that
+                      of a PixArt or DiT transformer of diffusers, of which the layers that fit are taken
+    restorer          folder of the trained GRM; None: a new one of [restorer_model], as [model] of a restorer's run
+    restorer_steps    so many steps the restorer learns along, with uncertainty_weight as lambda of Eq. 1, on the crops
+                      as they come (cache.count = 0); Patch-DiT's loss doesn't reach it
+    validation_count  centre crops, an equal share of them under each degradation of pairs.mixture
     """
 
     run: RunSettings
     pictures: PictureSet
     autoencoder: str
-    restorer: str
     classifier: str
     memory: str
     validation: str
+    restorer: str | None = None
+    restorer_model: dict[str, Any] = field(default_factory=dict)
+    restorer_steps: int = 0
+    uncertainty_weight: float = 0.5
     model: dict[str, Any] = field(default_factory=dict)
     encoder: dict[str, Any] = field(default_factory=dict)
     pairs: PairSettings = field(default_factory=lambda: PairSettings(crop=256))
@@ -69,11 +85,11 @@ class PatchDiTSettings:
 
 
 class TexturedDenoiser(nn.Module):
-    """Patch-DiT with its texture encoder: the two networks that are trained together."""
+    """Patch-DiT with its texture encoder, and the restorer where it learns along: what is trained together."""
 
-    def __init__(self, patch_dit: PatchDiT, encoder: TextureEncoder) -> None:
+    def __init__(self, patch_dit: PatchDiT, encoder: TextureEncoder, restorer: Any = None) -> None:
         super().__init__()
-        self.patch_dit, self.encoder = patch_dit, encoder
+        self.patch_dit, self.encoder, self.restorer = patch_dit, encoder, restorer
 
     def forward(
         self,
@@ -83,11 +99,15 @@ class TexturedDenoiser(nn.Module):
         log_error: Tensor,
         values: Tensor | None,
         similarities: Tensor | None,
-    ) -> Tensor:
+        small: Tensor | None = None,
+    ) -> tuple[Tensor, Restoration | None]:
+        """Patch-DiT's prediction, and what the restorer makes of its input `small`: both in one pass, as gradients that
+        are averaged over processes ask for."""
         texture = None
         if values is not None and similarities is not None:
             texture = self.patch_dit.texture_cache(self.encoder(values, similarities))
-        return self.patch_dit(x_t, t, coarse, log_error, texture)
+        restored = None if small is None else self.restorer(small)
+        return self.patch_dit(x_t, t, coarse, log_error, texture), restored
 
 
 class FrozenParts(NamedTuple):
@@ -101,41 +121,60 @@ class FrozenParts(NamedTuple):
 
 def load_parts(settings: PatchDiTSettings) -> FrozenParts:
     """From the folders that the settings name. Raises WeightsError."""
+    autoencoder = load_autoencoder(settings.autoencoder)
+    if settings.restorer is None:
+        torch.manual_seed(settings.run.seed)
+        restorer = build_restorer(settings.restorer_model, autoencoder)
+    else:
+        restorer = load_restorer(settings.restorer)
     return FrozenParts(
-        load_autoencoder(settings.autoencoder),
-        load_restorer(settings.restorer),
+        autoencoder,
+        restorer,
         load_frozen(TextureClassifier, settings.classifier),
         load_frozen(ReferenceTextureMemory, settings.memory),
     )
 
 
 class PatchDiTTask:
-    skips = True  # the texture encoder, in steps without a prompt
+    skips = True  # the texture encoder, in steps without a prompt; the restorer, after its own
+    step = 0
 
     def __init__(self, settings: PatchDiTSettings, parts: FrozenParts | None = None) -> None:
         """parts: instead of those in the settings' folders, for `training/estimate.py`."""
         self.settings = settings
         if parts is None:
             picture_files(Path(settings.validation))  # a missing folder fails now, not at the first validation
+            if settings.restorer is None and not settings.restorer_steps:
+                raise ConfigError("name the trained restorer's folder, or set restorer_steps for one that learns along")
+        if settings.restorer_steps and settings.cache.count:
+            raise ConfigError("a restorer that learns along needs new crops at every step: set cache.count = 0")
         parts = parts or load_parts(settings)
         self.autoencoder = parts.autoencoder
         self.alphas = make_scheduler().alphas_cumprod
         self.perceptual = PerceptualLoss() if settings.decode_share and settings.perceptual_weight else None
         torch.manual_seed(settings.run.seed)
         channels = latent_channels(self.autoencoder)
-        if settings.warm_start is None:
+        start = Path(settings.warm_start or "")
+        if settings.warm_start is None or (start / "config.json").exists():
             encoder = TextureEncoder(latent_channels=channels, **settings.encoder)
             patch_dit = PatchDiT(latent_channels=channels, texture_width=encoder.config["width"], **settings.model)
+            if settings.warm_start is not None:
+                begin_patch_dit(patch_dit, load_transformer(start))
         else:
-            encoder = TextureEncoder.from_pretrained(Path(settings.warm_start) / "texture_encoder")
-            patch_dit = PatchDiT.from_pretrained(Path(settings.warm_start) / "patch_dit")
-        self.network = TexturedDenoiser(patch_dit, encoder)
+            encoder = TextureEncoder.from_pretrained(start / "texture_encoder")
+            patch_dit = PatchDiT.from_pretrained(start / "patch_dit")
+        along = settings.restorer_steps > 0
+        self.network = TexturedDenoiser(patch_dit, encoder, parts.restorer if along else None)
+        if along:
+            parts.restorer.requires_grad_(True).train()
         grm = GlobalRestoration(parts.restorer, parts.autoencoder)
         self.sampler = Sampler(grm, parts.classifier, parts.memory, encoder, patch_dit)
-        self.frozen = [*parts, *([self.perceptual] if self.perceptual is not None else [])]
+        self.frozen = [part for part in (*parts, self.perceptual) if part is not None]
+        if along:
+            self.frozen.remove(parts.restorer)
         self.patch = int(patch_dit.config["sample_size"])
         self.prediction_type = patch_dit.config["prediction_type"]
-        self._pairs: list[dict[str, Tensor]] | None = None
+        self._pairs: list[ConditionedPair] | None = None
 
     def dataset(self) -> Dataset:
         settings = self.settings
@@ -147,7 +186,7 @@ class PatchDiTTask:
     def loss(
         self, network: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        settings = self.settings
+        settings, crops = self.settings, batch
         with torch.no_grad():
             if "lr" in batch:
                 restored = self.sampler.restore(batch["lr"])
@@ -167,7 +206,11 @@ class PatchDiTTask:
         if float(torch.rand((), generator=generator)) >= settings.prompt_dropout:
             with torch.no_grad():
                 prompt = self.sampler.prompt(coarse)
-        prediction = network(x_t, t, coarse, batch["log_error"], *prompt)
+        small = None
+        if self.step < settings.restorer_steps:
+            with torch.no_grad():
+                small = restorer_input(self.sampler.restorer, self.autoencoder, crops["lr"])
+        prediction, restoration = network(x_t, t, coarse, batch["log_error"], *prompt, small)
         x0, target = self._clean_and_target(prediction, x_t, hr, noise, alpha)
         error = (prediction - target).square().mean(dim=(1, 2, 3))
         snr = (alpha / (1 - alpha)).flatten()
@@ -183,6 +226,12 @@ class PatchDiTTask:
             pixel, perceptual = self._pixel_losses(x0[:decoded], hr[:decoded])
             loss = loss + settings.pixel_weight * pixel + settings.perceptual_weight * perceptual
             figures |= {"pixel": pixel.detach(), "perceptual": perceptual.detach()}
+        if restoration is not None:
+            with torch.no_grad():
+                whole = encode_pixels(self.autoencoder, crops["hr"])
+            eta = float(self.sampler.restorer.eta)
+            equation, _ = restoration_loss(restoration, whole, eta, settings.uncertainty_weight)  # Eq. 1
+            loss, figures = loss + equation, figures | {"eq1": equation.detach()}
         return loss, figures
 
     def _clean_and_target(
@@ -208,22 +257,21 @@ class PatchDiTTask:
 
     def validate(self) -> tuple[dict[str, float], Image.Image | None]:
         if self._pairs is None:
-            self._pairs = validation_pairs(self.settings.validation, self.settings.validation_count, side=256)
-        sums: dict[str, float] = {}
-        rows = []
+            settings = self.settings
+            conditions = trained_conditions(settings.pairs)
+            self._pairs = conditioned_pairs(settings.validation, settings.validation_count, conditions, side=256)
         measures: dict[str, Callable[..., Any]] = {
             "psnr_y": psnr_y,
             "perceptual": self.perceptual or PerceptualLoss().to(next(self.network.parameters()).device),
         }
-        for row, figures in self.sampler.compare(self._pairs, GroupConfig(), measures):
-            for name, value in figures.items():
-                sums[name] = sums.get(name, 0.0) + value / len(self._pairs)
-            rows.append(row)
-        return sums, sheet(rows)
+        figures, rows = self.sampler.compare(self._pairs, GroupConfig(), measures)
+        return figures, sheet(rows)
 
     def export(self, folder: Path) -> None:
         self.network.patch_dit.save_pretrained(folder / "patch_dit")
         self.network.encoder.save_pretrained(folder / "texture_encoder")
+        if self.network.restorer is not None:
+            self.network.restorer.save_pretrained(folder / "restorer")
 
 
 def _mean_where(values: Tensor, mask: Tensor) -> Tensor:

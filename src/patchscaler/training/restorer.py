@@ -10,8 +10,9 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from patchscaler.data.pairs import PairDataset, PairSettings, validation_pairs
-from patchscaler.data.pictures import PictureSet, picture_files
+from patchscaler.data.pairs import PairDataset, PairSettings
+from patchscaler.data.pictures import PictureSet
+from patchscaler.data.reading import picture_files
 from patchscaler.errors import ConfigError
 from patchscaler.metrics.fidelity import psnr_y
 from patchscaler.metrics.lpips import Lpips, load_lpips
@@ -21,9 +22,9 @@ from patchscaler.models.latents import decode_latents, encode_pixels, latent_cha
 from patchscaler.models.restorer import enlarged_skip, restoration_loss
 from patchscaler.training.decoding import decode_square, pixel_square
 from patchscaler.training.frozen import RESTORERS, load_autoencoder, load_restorer
-from patchscaler.training.published import read_compact, restorer_from_compact
+from patchscaler.training.published import begin_swin, read_checkpoint, read_compact, restorer_from_compact
 from patchscaler.training.settings import RunSettings
-from patchscaler.training.validation import sheet
+from patchscaler.training.validation import ConditionedPair, conditioned_pairs, mean_figures, sheet, trained_conditions
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,8 @@ class RestorerSettings:
     pixel_weight       of the L1 distance in pixels (inverse DCT alone): normalised latents count every frequency alike;
                        0 with other autoencoders, and so is perceptual_weight
     warm_start         what to begin from instead of from bicubic interpolation: folder of a restorer, or file of a
-                       compact Real-ESRGAN network (training/published.py)
+                       published network (training/published.py): a compact Real-ESRGAN, which brings its own [model];
+                       or a SwinIR, of which a SwinRestorer takes what fits
     perceptual_weight  of LPIPS (VGG16) between decoded pictures, on a random square of perceptual_side latents; the
                        network's pixels and those of Eq. 1 stay what they are when it is 0
     features           folder of VGG16's convolutions; None: where they are installed
@@ -71,19 +73,26 @@ class RestorerTask:
         if settings.warm_start is None:
             restorer: Any = build_restorer(settings.model, self.autoencoder)
         else:
-            if settings.model:
-                raise ConfigError("warm_start brings its own model settings; leave [model] out")
-            start = Path(settings.warm_start)
-            if start.is_file():
-                restorer = restorer_from_compact(read_compact(start), self.autoencoder)
-            else:
-                restorer = load_restorer(settings.warm_start).requires_grad_(True).train()
+            restorer = self._begun(Path(settings.warm_start))
         self.lpips: Lpips | None = None
         if settings.perceptual_weight:
             self.lpips = load_lpips("vgg", settings.features).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network: Any = restorer.to(memory_format=torch.channels_last)
         self.frozen = [part for part in (self.autoencoder, self.lpips) if part is not None]
-        self._pairs: list[dict[str, Tensor]] | None = None
+        self._pairs: list[ConditionedPair] | None = None
+
+    def _begun(self, start: Path) -> Any:
+        """The restorer that `warm_start` names, or that begins with its weights."""
+        model = self.settings.model
+        if start.is_file() and model.get("network") == "SwinRestorer":
+            restorer: Any = build_restorer(model, self.autoencoder)
+            begin_swin(restorer, read_checkpoint(start))
+            return restorer
+        if model:
+            raise ConfigError("warm_start brings its own model settings; leave [model] out")
+        if start.is_file():
+            return restorer_from_compact(read_compact(start), self.autoencoder)
+        return load_restorer(str(start)).requires_grad_(True).train()
 
     def dataset(self) -> Dataset:
         return PairDataset(self.settings.pictures, self.settings.pairs, self.settings.run.seed)
@@ -117,25 +126,29 @@ class RestorerTask:
 
     def validate(self) -> tuple[dict[str, float], Image.Image | None]:
         if self._pairs is None:
-            self._pairs = validation_pairs(self.settings.validation, self.settings.validation_count, side=256)
-        sums = {"l1": 0.0, "psnr_y": 0.0, "psnr_y_bicubic": 0.0, "log_error_gap": 0.0}
-        rows = []
+            settings = self.settings
+            conditions = trained_conditions(settings.pairs)
+            self._pairs = conditioned_pairs(settings.validation, settings.validation_count, conditions, side=256)
+        found, rows = [], []
         device = next(self.network.parameters()).device
-        for pair in self._pairs:
+        for condition, pair in self._pairs:
             pair = {name: pixels.to(device) for name, pixels in pair.items()}
             target = encode_pixels(self.autoencoder, pair["hr"])
             restored = self.network(restorer_input(self.network, self.autoencoder, pair["lr"]))
             pixels = decode_latents(self.autoencoder, restored.latents).clamp(0, 1)
             bicubic = F.interpolate(pair["lr"], scale_factor=4, mode="bicubic", antialias=True).clamp(0, 1)
-            sums["l1"] += float((restored.latents - target).abs().mean())
-            sums["psnr_y"] += float(psnr_y(pixels, pair["hr"]))
-            sums["psnr_y_bicubic"] += float(psnr_y(bicubic, pair["hr"]))
             error = (restored.latents - target).square().mean(dim=1, keepdim=True)
-            sums["log_error_gap"] += float((restored.log_error - error.clamp(min=1e-4).log()).abs().mean())
+            figures = {
+                "l1": (restored.latents - target).abs().mean(),
+                "psnr_y": psnr_y(pixels, pair["hr"]),
+                "psnr_y_interpolated": psnr_y(bicubic, pair["hr"]),
+                "log_error_gap": (restored.log_error - error.clamp(min=1e-4).log()).abs().mean(),
+            }
+            found.append((condition, {name: float(value) for name, value in figures.items()}))
             confidence = (-restored.log_error).sub(-4).div(8).clamp(0, 1)
             big = F.interpolate(confidence, scale_factor=8).expand(-1, 3, -1, -1)
             rows.append([bicubic, pixels, big, pair["hr"]])
-        return {k: v / len(self._pairs) for k, v in sums.items()}, sheet(rows[:6])
+        return mean_figures(found), sheet(rows[:: max(1, len(rows) // 6)][:6])
 
     def export(self, folder: Path) -> None:
         self.network.save_pretrained(folder)

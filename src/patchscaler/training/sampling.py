@@ -1,6 +1,6 @@
 """Networks in training, as they restore and refine pictures at inference: for the validation of training runs."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from patchscaler.pgs.schedule import alphas_from, make_scheduler
 from patchscaler.report import Report
 from patchscaler.stages.canvas import LatentCanvas
 from patchscaler.stages.task import Task
+from patchscaler.training.validation import ConditionedPair, mean_figures
 from patchscaler.upscaler import Upscaler
 
 
@@ -52,16 +53,15 @@ class Sampler:
 
     @torch.no_grad()
     def compare(
-        self,
-        pairs: Iterable[dict[str, Tensor]],
-        config: GroupConfig,
-        figures: Mapping[str, Callable[..., Any]],
-    ) -> Iterator[tuple[list[Tensor], dict[str, float]]]:
-        """For each pair: pictures coarse, sampled (seed: its number) and true; {figure}_coarse, {figure}_sampled."""
+        self, pairs: Sequence[ConditionedPair], config: GroupConfig, measures: Mapping[str, Callable[..., Any]]
+    ) -> tuple[dict[str, float], list[list[Tensor]]]:
+        """Means of FIGURE_coarse and FIGURE_sampled (seed: the pair's number), see `mean_figures`; and each pair's
+        pictures coarse, sampled and true."""
         upscaler = Upscaler(engine=TorchEngine(self._networks))  # anew, as the networks may have learned
         device = next(self.patch_dit.parameters()).device
         options = Options(steps=config.steps, gammas=config.gammas, taus=config.taus)
-        for number, pair in enumerate(pairs):
+        found, rows = [], []
+        for number, (condition, pair) in enumerate(pairs):
             report, picture = Report(str(device), "", number), Picture(pair["lr"].cpu().numpy())
             seeded = replace(options, seed=number)
             task = Task(picture=picture, options=seeded, report=report, canvas=LatentCanvas())
@@ -72,15 +72,15 @@ class Sampler:
                 name: decode_latents(self.grm.autoencoder, torch.from_numpy(part).to(device)).clamp(0, 1)
                 for name, part in latents.items()
             }
-            hr = pair["hr"].to(device)
-            yield (
-                [*pictures.values(), hr],
-                {
-                    f"{figure}_{name}": float(measure(picture, hr))
-                    for name, picture in pictures.items()
-                    for figure, measure in figures.items()
-                },
-            )
+            truth = pair["hr"].to(device)
+            figures = {
+                f"{figure}_{name}": float(measure(result, truth))
+                for name, result in pictures.items()
+                for figure, measure in measures.items()
+            }
+            found.append((condition, figures))
+            rows.append([*pictures.values(), truth])
+        return mean_figures(found), rows
 
     @property
     def _networks(self) -> Model:

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import re
 import sys
 import types
 import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,9 +26,16 @@ class RunSettings:
 
     folder             run folder: settings, log, sample sheets, checkpoint, exported weights
     steps              optimiser steps in all; raising it later continues the run
+    batch_size         samples of one device at a time; accumulation: so many batches make one optimiser step
     decay_steps        the last so many steps lower the learning rate linearly to 0 (warmup-stable-decay)
     max_hours          stop (with a checkpoint) after so many hours of this call; None: no limit
     checkpoint_minutes time between checkpoints
+    keep_every         steps after which a checkpoint and the weights are kept in kept/STEP; 0: never
+    best               "max FIGURE" or "min FIGURE" of the validation: the weights that are best by it are kept in best/
+    precision          bf16, fp16 (GPUs without bfloat16, such as V100) or fp32
+    gradient_checkpointing  activations are computed again instead of kept: less memory, a third more arithmetic
+    tracker            tensorboard, wandb or another one that accelerate knows; None: log.jsonl alone
+    timeout_minutes    how long processes wait for another that indexes pictures, fills a cache or validates
     workers            data-loading processes; 0: in the training process
     """
 
@@ -34,6 +43,7 @@ class RunSettings:
     seed: int = 0
     steps: int = 100_000
     batch_size: int = 16
+    accumulation: int = 1
     learning_rate: float = 5e-4
     warmup_steps: int = 200
     decay_steps: int = 0
@@ -43,18 +53,25 @@ class RunSettings:
     ema_decay: float = 0.999
     precision: str = "bf16"
     compile: bool = False
+    gradient_checkpointing: bool = False
     workers: int = 1
     max_hours: float | None = None
     checkpoint_minutes: float = 10.0
+    keep_every: int = 0
+    best: str | None = None
+    tracker: str | None = None
+    timeout_minutes: float = 180.0
     log_every: int = 50
     validate_every: int = 1000
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "log_every", "validate_every"):
+        for name in ("steps", "batch_size", "accumulation", "log_every", "validate_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"run.{name} {getattr(self, name)} must be at least 1")
         if self.precision not in ("fp32", "bf16", "fp16"):
             raise ConfigError(f'run.precision "{self.precision}": choose fp32, bf16 or fp16')
+        if self.best is not None and not re.fullmatch(r"(max|min) \w+", self.best):
+            raise ConfigError(f'run.best "{self.best}": write "max FIGURE" or "min FIGURE", such as "max psnr_y"')
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
@@ -66,6 +83,29 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: no such settings file") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
+
+
+def with_values(table: dict[str, Any], assignments: Sequence[str]) -> dict[str, Any]:
+    """The table with values given as on the command line: "run.steps=1000". Raises ConfigError.
+
+    A value is read as TOML, and as text where it is none: pictures.folder=my/pictures needs no quotes.
+    """
+    changed = json.loads(json.dumps(table))
+    for assignment in assignments:
+        path, sign, text = assignment.partition("=")
+        *tables, key = path.strip().split(".")
+        if not sign or not key:
+            raise ConfigError(f"--set {assignment}: write KEY=VALUE, such as run.steps=1000")
+        place = changed
+        for name in tables:
+            place = place.setdefault(name, {})
+            if not isinstance(place, dict):
+                raise ConfigError(f"--set {assignment}: {name} is a value, not a table")
+        try:
+            place[key] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            place[key] = text.strip()
+    return changed
 
 
 def build(cls: type[T], table: dict[str, Any], where: str = "") -> T:
@@ -112,6 +152,11 @@ _FREE = {
         "decay_steps",
         "max_hours",
         "checkpoint_minutes",
+        "keep_every",
+        "best",
+        "tracker",
+        "timeout_minutes",
+        "gradient_checkpointing",
         "log_every",
         "validate_every",
         "workers",
@@ -127,7 +172,7 @@ def check_settings(path: Path, settings: Any) -> None:
     """
     now = json.loads(json.dumps(as_dict(settings)))
     if path.exists():
-        before, after = _flat(_completed(json.loads(path.read_text()), settings)), _flat(now)
+        before, after = flat(_completed(json.loads(path.read_text()), settings)), flat(now)
         changed = [key for key in after | before if key not in _FREE and before.get(key) != after.get(key)]
         if changed:
             raise ConfigError(
@@ -152,9 +197,9 @@ def _completed(record: dict[str, Any], settings: Any) -> dict[str, Any]:
     return full
 
 
-def _flat(table: dict[str, Any], where: str = "") -> dict[str, Any]:
+def flat(table: dict[str, Any], where: str = "") -> dict[str, Any]:
     """Nested tables as one, with dotted keys."""
-    flat: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key, value in table.items():
-        flat |= _flat(value, f"{where}{key}.") if isinstance(value, dict) else {f"{where}{key}": value}
-    return flat
+        found |= flat(value, f"{where}{key}.") if isinstance(value, dict) else {f"{where}{key}": value}
+    return found

@@ -8,6 +8,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from patchscaler.errors import ConfigError
 from patchscaler.training.settings import RunSettings
 
 
@@ -18,7 +19,8 @@ class Task(Protocol):
     A task with more state than the trained parameters (a discriminator and its optimiser, say) lists it, as objects
     with `state_dict` and `load_state_dict`, in an attribute `checkpointed`; its frozen networks in `frozen`. All
     networks go to the device of the training. `skips` says that some steps leave some parameters out; the method
-    `rate_of` gives a parameter's learning rate by its name, relative to the run's.
+    `rate_of` gives a parameter's learning rate by its name, relative to the run's. An attribute `step`
+    is set, where there is one, to the number of the step before its loss is asked for.
     """
 
     network: nn.Module  # the trained parameters, all of them and no others
@@ -47,6 +49,15 @@ def mixed_precision(run: RunSettings) -> str:
 
 def trained_parameters(task: Task) -> int:
     return sum(p.numel() for p in task.network.parameters() if p.requires_grad)
+
+
+def recompute_activations(network: nn.Module) -> None:
+    """Gradient checkpointing, in every part that knows it. Raises ConfigError where none does."""
+    able: list[Any] = [part for part in network.modules() if hasattr(part, "gradient_checkpointing")]
+    if not able:
+        raise ConfigError("run.gradient_checkpointing: this part has no network that can; leave it out")
+    for part in able:
+        part.gradient_checkpointing = True
 
 
 def parameter_groups(task: Task, run: RunSettings) -> list[dict[str, Any]]:

@@ -1,10 +1,14 @@
 """What the validations of training runs share."""
 
+from collections.abc import Iterable, Mapping, Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
+
+from patchscaler.data.pairs import PairSettings, validation_pairs
 
 
 def sheet(rows: list[list[Tensor]]) -> Image.Image:
@@ -14,3 +18,33 @@ def sheet(rows: list[list[Tensor]]) -> Image.Image:
     strips = [F.pad(strip, (0, width - strip.shape[3])) for strip in strips]
     pixels = torch.cat(strips, dim=2)[0].permute(1, 2, 0).mul(255).round()
     return Image.fromarray(pixels.numpy().astype(np.uint8))
+
+
+ConditionedPair = tuple[str, dict[str, Tensor]]  # a degradation's name, and a picture with what was made of it
+
+
+def trained_conditions(pairs: PairSettings) -> list[str]:
+    """The degradations that a run draws, by name."""
+    return [name for name, share in pairs.mixture.items() if share > 0]
+
+
+def conditioned_pairs(folder: str, count: int, conditions: Sequence[str], side: int) -> list[ConditionedPair]:
+    """`count` pairs, as many under each condition, of centre crops of this side from all over the folder."""
+    each = max(1, count // len(conditions))
+    chosen: list[ConditionedPair] = []
+    for condition in conditions:
+        pairs = validation_pairs(folder, 0, condition, side=side)
+        chosen += [(condition, pair) for pair in pairs[:: max(1, len(pairs) // each)][:each]]
+    return chosen
+
+
+def mean_figures(rows: Iterable[tuple[str, Mapping[str, float]]]) -> dict[str, float]:
+    """Of each pair's condition and figures the means: FIGURE of all and, where there are several, FIGURE_CONDITION."""
+    found: dict[str, list[float]] = {}
+    rows = list(rows)
+    several = len({condition for condition, _ in rows}) > 1
+    for condition, figures in rows:
+        for name, value in figures.items():
+            for key in (name, *([f"{name}_{condition}"] if several else [])):
+                found.setdefault(key, []).append(float(value))
+    return {key: sum(values) / len(values) for key, values in found.items()}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from patchscaler.data.degradation import degrade_at
 from patchscaler.data.pairs import CONDITIONS
-from patchscaler.data.pictures import picture_files
+from patchscaler.data.reading import picture_files
 from patchscaler.data.testsets import pair_folders
 from patchscaler.errors import DataError
 from patchscaler.imaging.files import read_picture

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from patchscaler.data.pictures import picture_files
+from patchscaler.data.reading import picture_files
 from patchscaler.imaging.files import read_picture
 from patchscaler.imaging.geometry import SCALE, Size
 from patchscaler.imaging.resize import resize_bicubic

@@ -1,6 +1,7 @@
 """A memory built from pictures, and eta calibrated on them."""
 
 import json
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from patchscaler.models.restorer import ConvRestorer
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier
 from patchscaler.training.autoencoder import CropDataset, PicturePool
 from patchscaler.training.calibrate import calibrate, calibrate_eta, group_shares, patch_log_errors
-from patchscaler.training.texture import build_memory
+from patchscaler.training.memory import GridPatches, build_memory
 from random_networks import randn, shaken
 
 law = settings(deadline=None, max_examples=25)
@@ -77,6 +78,45 @@ def test_a_memory_is_built_from_pictures(parts: Path, tmp_path: Path) -> None:
         )
     with pytest.raises(WeightsError, match="nowhere: no TextureClassifier here"):
         build_memory(pictures, str(parts / "autoencoder"), "nowhere", str(tmp_path / "x"), size=5, candidates=4)
+
+
+def test_a_grid_holds_every_patch_of_every_picture_once(tmp_path: Path) -> None:
+    """Pictures whose red is the column and green the row, blue the picture."""
+    (tmp_path / "in").mkdir()
+    for number, (height, width) in enumerate([(40, 56), (33, 70)]):
+        y, x = np.mgrid[0:height, 0:width]
+        pixels = np.stack([x, y, np.full_like(x, number)], axis=2).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "in" / f"{number}.png")
+    pool = PicturePool(PictureSet(str(tmp_path / "in"), cache=str(tmp_path / "cache"), min_side=32, decode=False))
+    grid = GridPatches(pool, 32, 8)
+    corners = [tuple(patch[:, 0, 0].tolist()) for patch in grid]
+    assert corners == [(x, y, 0) for y in (0, 8) for x in (0, 8, 16, 24)] + [(x, 0, 1) for x in (0, 8, 16, 24, 32)]
+    assert all(torch.equal(patch[0, 0] - patch[0, 0, 0], torch.arange(32)) for patch in grid)
+    some = [tuple(patch[:, 0, 0].tolist()) for patch in GridPatches(pool, 32, 8, 4)]
+    assert some == [corners[number] for number in (0, 4, 8, 12)]
+
+
+def test_a_memory_of_a_grid_over_tar_files_is_that_of_the_folder(
+    parts: Path, training_pictures: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "tars").mkdir()
+    with tarfile.open(tmp_path / "tars" / "a.tar", "w") as tar:
+        for path in sorted(training_pictures.iterdir()):
+            tar.add(path, path.name)
+    networks, made = (str(parts / "autoencoder"), str(parts / "classifier")), []
+    for number, folder in enumerate((training_pictures, tmp_path / "tars")):
+        pictures = PictureSet(str(folder), cache=str(tmp_path / "cache"), min_side=96, decode=False)
+        build_memory(pictures, *networks, str(tmp_path / str(number)), 6, 0, patch=12, stride=2)
+        made.append(ReferenceTextureMemory.from_pretrained(tmp_path / str(number)))
+    assert made[0].texture_values.shape == (6, 6, 12, 12)
+    for key, value in made[0].state_dict().items():
+        assert torch.equal(made[1].state_dict()[key], value)
+    patches = GridPatches(PicturePool(pictures), 96, 16)
+    autoencoder = DctAutoencoder.from_pretrained(parts / "autoencoder")
+    latents = autoencoder.encode(torch.stack([patches[number] for number in range(len(patches))]).float() / 255)
+    kept = made[0].read(torch.arange(6)[:, None])[:, 0]
+    gaps = [(latents - texture).abs().amax(dim=(1, 2, 3)).min() for texture in kept]
+    assert max(gaps) < 0.02 * latents.abs().max()  # each is one of the patches, in 8 bits
 
 
 # Calibration of eta
