@@ -14,7 +14,7 @@ from patchscaler import PatchScalerPipeline
 from patchscaler.data.pairs import CONDITIONS, validation_pairs
 from patchscaler.engines.torch import default_dtype
 from patchscaler.imaging.files import read_picture
-from patchscaler.measure.quality.pairing import picture_size
+from patchscaler.measure.pairing import picture_size
 from patchscaler.metrics.fidelity import psnr_y
 
 
@@ -141,7 +141,9 @@ def test_count_takes_the_first_pictures(evaluate, tmp_path: Path) -> None:
     ("arguments", "code", "message"),
     [
         (["--out", "a=sr", "--out", "a=other"], 2, "name a is taken"),
-        (["--out", "=sr"], 2, "give a name and a folder"),
+        (["--out", "=sr"], 2, "give NAME=FOLDER"),
+        (["--peer", "a=up {input}"], 2, "the command has no {output}"),
+        (["--peer", "a=net.pth"], 2, "peers that are run need pictures"),
         (["--out", "absent"], 1, "absent: no such file"),
         (["--out", "sr", "--html", "absent/r.html"], 1, "create it first"),
         (["--out", "sr", "--bars", "bars.toml"], 2, "unknown key"),

@@ -15,9 +15,13 @@ import patchscaler.cli.experiment
 from patchscaler.integrations.frame import Coarse
 from patchscaler.measure.experiments import plug_in
 from patchscaler.measure.experiments.catalogue import CATALOGUE, PLUG_IN
-from patchscaler.measure.experiments.measuring import Measured
 from patchscaler.measure.experiments.record import RESULTS
 from patchscaler.measure.experiments.setting import Setting
+from patchscaler.measure.experiments.trial import Trial
+from patchscaler.measure.intervals import FEWEST
+from patchscaler.measure.rows import Row, Section
+from patchscaler.measure.sets import Samples
+from patchscaler.metrics.choice import Metric
 
 
 @pytest.fixture
@@ -67,20 +71,24 @@ def test_plug_in_counts_what_the_network_is_asked(
 
 
 def test_plug_in_claims_speed_and_quality_by_their_own_figures() -> None:
-    def measured(seconds: float, lpips: float, work: float) -> Measured:
-        found = Measured()
-        for more in (0.0, 0.01):
-            found.add(seconds=seconds + more, lpips_alex=lpips + more, patch_steps=work)
-        return found
+    lpips = Metric("lpips_alex", "", "lower", 3, True, lambda truth: lambda picture: 0.0)
+    trial = Trial(Setting(Path()), Samples(Section(None, ""), {}), [lpips], Path(), print)
 
-    def verdicts(adaptive: Measured) -> list[bool | None]:
+    def measured(seconds: float, lpips: float, work: float) -> Row:
+        row = Row("row")
+        for number in range(FEWEST):
+            more = number / 1000
+            row.note(str(number), seconds=seconds + more, lpips_alex=lpips + more, patch_steps=work)
+        return row
+
+    def verdicts(adaptive: Row) -> list[bool | None]:
         found = {
             plug_in.UNIFORM: measured(9.0, 0.3, 80.0),
             plug_in.ADAPTIVE: adaptive,
             plug_in.COARSE: measured(1.0, 0.5, 0.0),
         }
         tiles = {name: Counter({0: 8}) for name in found}
-        judged = plug_in._verdicts(found, tiles, "r")
+        judged = plug_in._verdicts(trial, found, tiles, "r")
         return [judged["plug-in"].holds, judged["plug-in-quality"].holds]
 
     assert verdicts(measured(3.0, 0.2, 40.0)) == [True, True]

@@ -16,10 +16,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from patchscaler.cli.main import main
 from patchscaler.errors import ConfigError, PatchScalerError
 from patchscaler.imaging.geometry import Size
-from patchscaler.measure.speed.arithmetic import count
+from patchscaler.measure.flops import count, stages
 from patchscaler.measure.speed.machine import describe, matrix_rate
 from patchscaler.measure.speed.pgs_gain import compare
-from patchscaler.measure.speed.processes import Peer, measure
+from patchscaler.measure.speed.processes import measure
 from patchscaler.measure.speed.settings import ADAPTIVE, BASELINES, RESTORER, UNIFORM, Configuration, parse_size, sweep
 from patchscaler.measure.speed.suite import _source, synthetic_picture
 
@@ -58,20 +58,6 @@ def test_wrong_sizes(text: str) -> None:
         parse_size(text)
 
 
-def test_peer() -> None:
-    peer = Peer.parse("mine=up --in={input} 'a b' {output}")
-    assert peer.name == "mine"
-    assert peer.call(Path("in put"), Path("o")) == ["up", "--in=in put", "a b", "o"]
-
-
-@pytest.mark.parametrize(
-    "text", ["up {input} {output}", "=up {input} {output}", "a=", "a=up {input}", "a=up '{output}"]
-)
-def test_wrong_peers(text: str) -> None:
-    with pytest.raises(ConfigError, match="peer"):
-        Peer.parse(text)
-
-
 @pytest.mark.parametrize("size", [Size(1, 1), Size(20, 61), Size(100, 50)])
 def test_source_has_the_size_asked_for(size: Size, photo: Image.Image, tmp_path: Path) -> None:
     assert synthetic_picture(size).size == (size.width, size.height)
@@ -86,51 +72,55 @@ def test_source_has_the_size_asked_for(size: Size, photo: Image.Image, tmp_path:
 def test_counts_equal_the_formulas(tiny_pipeline) -> None:
     """Of the networks in conftest.py, each convolution and product by hand."""
     height, width = 11, 8  # of latents; an input of 21x16
-    counted = count(tiny_pipeline, Size(2 * height - 1, 2 * width))
+    counted = count(tiny_pipeline.components, Size(2 * height - 1, 2 * width))
     c, conv = 32, 9
     lr, cells = 4 * height * width, height * width
     restorer = lr * conv * (3 * 16 + 4 * 16 * 16) + cells * conv * (12 * c + 64 * (c + 1))
-    assert counted.restore == restorer
+    assert counted["restore"] == restorer
     coarse = conv * (c * 16 + 2 * 16 * 16 + 16 * 64)
     fine = 4 * conv * (2 * 16 * 16 + 16 * 48)
-    assert counted.decode == cells * (coarse + fine + c * 3 * 64)
+    assert counted["decode"] == cells * (coarse + fine + c * 3 * 64)
     # Patch-DiT: 64 tokens of width 32, 2 blocks; two textures of 16 tokens.
     d, tokens, textures = 32, 64, 32
     products = tokens * d * d * (3 + 1 + 1 + 1 + 4 + 4)
     attention = 2 * tokens * tokens * d + 2 * tokens * textures * d
     ends = tokens * d * ((2 * c + 1) * 4 + c * 4) + 256 * d + d * d + 7 * d * d
-    assert counted.denoise == 2 * (products + attention) + ends
+    assert counted["denoise"] == 2 * (products + attention) + ends
     classifier = 256 * conv * (c * 16 + 2 * 16 * 16) + 32 * 16
     memory = 16 * 20
     encoder = textures * (c * 16 * d + 2 * d * 2 * d) + 2 * (64 + 64 * 2 * d)
-    assert counted.prompt == classifier + memory + encoder + 2 * textures * d * 2 * d
+    assert (counted["classify"], counted["retrieve"], counted["encode_texture"]) == (classifier, memory, encoder)
+    assert counted["keys"] == 2 * textures * d * 2 * d
 
 
 def test_counts_equal_those_of_a_real_run(tiny_pipeline) -> None:
-    counted = count(tiny_pipeline, Size(12, 10))
+    counted = count(tiny_pipeline.components, Size(12, 10))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         latents = tiny_pipeline.restorer(torch.rand(1, 3, 12, 10)).latents
-    assert counted.restore == counter.get_total_flops() / 2
+    assert counted["restore"] == counter.get_total_flops() / 2
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         tiny_pipeline.parts.grm.fused(torch.rand(1, 3, 12, 10))
-    assert counted.second == counter.get_total_flops() / 2
+    assert counted["second"] == counter.get_total_flops() / 2
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         tiny_pipeline.autoencoder.decode(latents)
-    assert counted.decode == counter.get_total_flops() / 2
+    assert counted["decode"] == counter.get_total_flops() / 2
 
 
 def test_counting_leaves_the_pipeline_as_it_was(tiny_pipeline) -> None:
     latents = torch.rand(1, 32, 3, 4)
     before = tiny_pipeline.autoencoder.decode(latents)
-    count(tiny_pipeline, Size(8, 8))
+    count(tiny_pipeline.components, Size(8, 8))
     assert torch.equal(tiny_pipeline.autoencoder.decode(latents), before)
 
 
 def test_stages_scale_with_patches_and_steps(tiny_pipeline) -> None:
-    counted = count(tiny_pipeline, Size(8, 8))
-    assert counted.stages(3, 10)["prompt"] == 3 * counted.prompt
-    assert counted.stages(3, 10)["sample"] == 10 * counted.denoise
-    assert counted.stages(3, 0)["sample"] == 0
+    counted = count(tiny_pipeline.components, Size(8, 8))
+    prompt = sum(counted[name] for name in ("classify", "retrieve", "encode_texture", "keys"))
+    assert stages(counted, True, 3, 10)["prompt"] == 3 * prompt
+    assert stages(counted, True, 3, 10)["sample"] == 10 * counted["denoise"]
+    assert stages(counted, True, 3, 0)["sample"] == 0
+    assert stages(counted, False, 3, 0)["restore"] == counted["restore"] + counted["encode"]
+    assert [stages(counted, True, 3, 0, asked)["second"] for asked in (False, True)] == [0, counted["second"]]
 
 
 # Processes and the machine
@@ -175,16 +165,9 @@ def test_machine() -> None:
 # PGS against uniform steps
 
 
-def test_pgs_comparison(tiny_pipeline, training_pictures: Path) -> None:
-    seen = []
-
-    def quality(result: torch.Tensor, original: torch.Tensor) -> float:
-        seen.append((result, original))
-        return (result - original).abs().mean().item()
-
-    gain = compare(tiny_pipeline, training_pictures, quality=quality, steps=(1, 2, 4))
+def test_pgs_comparison(tiny_pipeline, training_pictures: Path, features: Path) -> None:
+    gain = compare(tiny_pipeline, training_pictures, features=features, steps=(1, 2, 4))
     assert len(gain["pictures"]) == 4
-    assert all(result.shape == original.shape for result, original in seen)
     assert gain["uniform"]["patch_steps"] % 20 == 0
     assert 0 < gain["adaptive"]["patch_steps"] <= gain["uniform"]["patch_steps"] * 4 / 20
     for key in ("sample_seconds", "patch_steps"):
@@ -194,6 +177,14 @@ def test_pgs_comparison(tiny_pipeline, training_pictures: Path) -> None:
     change = gain["adaptive"]["quality"] / gain["uniform"]["quality"] - 1
     assert gain["quality_change"] == pytest.approx(change)
     assert 0 < gain["mean_difference"] < 1
+
+
+def test_pgs_comparison_without_lpips(tiny_pipeline, training_pictures: Path, tmp_path: Path) -> None:
+    said = list[str]()
+    gain = compare(tiny_pipeline, training_pictures, features=tmp_path, steps=(0, 0, 1), notify=said.append)
+    assert "quality" not in gain["uniform"]
+    assert gain["uniform"]["psnr_y"] > 0
+    assert "without LPIPS" in said[0]
 
 
 def test_pgs_comparison_without_pictures(tiny_pipeline, tmp_path: Path) -> None:
@@ -225,9 +216,8 @@ def test_whole_run(
     assert list(stages) == ["start-up", "read", "restore", "second", "prompt", "sample", "decode", "colour", "write"]
     assert all(0 <= stage["least_seconds"] <= stage["seconds"] for stage in stages.values())
     assert entry["output_size"] == [68, 80]
-    wanted = count(tiny_pipeline, Size(17, 20)).stages(
-        sum(entry["patches"].values()), entry["patch_steps"], entry["asked"]
-    )
+    counted, patches = count(tiny_pipeline.components, Size(17, 20)), sum(entry["patches"].values())
+    wanted = stages(counted, True, patches, entry["patch_steps"], entry["asked"])
     (rate,) = report["rates"].values()
     for name, amount in wanted.items():
         assert stages[name]["multiply_adds"] == amount
@@ -254,7 +244,7 @@ def test_whole_run(
         (("--steps", "3,2,1"), "--steps 3,2,1"),
         (("--dtype", "int8"), "--dtype int8"),
         (("--device", "abacus"), "--device abacus"),
-        (("--peer", "x"), "peer 'x'"),
+        (("--peer", "x"), 'peer "x=x": a folder of results has no time'),
         (("-o", "nowhere/r.json"), "-o nowhere/r.json"),
         (("--plot", "plot.xyz"), "plot plot.xyz"),
     ],

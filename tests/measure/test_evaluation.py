@@ -13,11 +13,12 @@ from PIL import Image
 
 from patchscaler.errors import ConfigError, DataError, ImageReadError, WeightsError
 from patchscaler.imaging.files import read_picture, write_picture
+from patchscaler.measure.pairing import check_sizes, pair_results, picture_size, pictures_by_stem
+from patchscaler.measure.peers import Peer
 from patchscaler.measure.quality.bars import Bar, judge
 from patchscaler.measure.quality.evaluate import Request
 from patchscaler.measure.quality.measure import GAIN, box_means, group_figures, measure
-from patchscaler.measure.quality.pairing import check_sizes, pair_results, picture_size, pictures_by_stem
-from patchscaler.measure.quality.rows import Patches, Row, Section
+from patchscaler.measure.rows import Patches, Row, Section
 from patchscaler.metrics.choice import Metric, choose_metrics, load_metrics
 from patchscaler.metrics.fidelity import psnr_y
 from patchscaler.metrics.lpips import load_lpips
@@ -154,6 +155,7 @@ def test_names_and_groups_of_metrics() -> None:
     assert choose_metrics("default", True)[0] == ["psnr_y", "ssim_y", "lpips_alex", "niqe"]
     assert choose_metrics("default", False)[0] == ["niqe"]
     assert choose_metrics("dists, default", True)[0][0] == "dists"
+    assert choose_metrics("blind", True) == choose_metrics("all", False)
     assert choose_metrics("all", False) == (["niqe", *PYIQA_METRICS], set())
     assert choose_metrics("niqe,psnr_y", True)[1] == {"niqe", "psnr_y"}
     for names, reference in (("sharpness", True), ("psnr_y", False), (",", True)):
@@ -275,11 +277,13 @@ def test_a_bar_needs_one_standard(settings: dict) -> None:
             "go without --input",
         ),
         ({"model": "tiny"}, "--model needs pictures"),
-        ({"inputs": Path("lr")}, "name it with --model"),
-        ({"outs": {"a": "{condition}/a"}}, "goes with --conditions"),
-        ({"outs": {"PatchScaler": "a"}, "model": "tiny", "inputs": Path("lr")}, "is a row of its own"),
+        ({"inputs": Path("lr")}, "name a --model or a --peer"),
+        ({"peers": (Peer("a", "{condition}/a"),)}, "goes with --conditions"),
+        ({"peers": (Peer("PatchScaler", "a"),), "model": "tiny", "inputs": Path("lr")}, "is a row of its own"),
+        ({"peers": (Peer("hr", "a"),), "reference": Path("hr")}, "name it otherwise"),
+        ({"peers": (Peer("a", "a.pth"),), "reference": Path("hr")}, "peers that are run need pictures"),
         (
-            {"outs": {"a": "a"}, "conditions": ("mild", "bicubic"), "reference": Path("hr")},
+            {"peers": (Peer("a", "a"),), "conditions": ("mild", "bicubic"), "reference": Path("hr")},
             "several conditions need it",
         ),
     ],

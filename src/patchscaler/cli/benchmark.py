@@ -8,8 +8,9 @@ import typer
 
 from patchscaler.cli.upscale import parse_steps
 from patchscaler.engines.devices import choose_device
-from patchscaler.errors import ConfigError, PatchScalerError
+from patchscaler.errors import ConfigError
 
+PEER_HELP = "another upscaler: a command with {input} and {output}, or a checkpoint that spandrel reads"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -26,7 +27,7 @@ def benchmark(
     baselines: Annotated[bool, typer.Option(help="also uniform 20 steps, and the restorer alone")] = True,
     peer: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=COMMAND", help="another upscaler, with {input} and {output}; repeatable"),
+        typer.Option(metavar="NAME=COMMAND", help=PEER_HELP + "; repeatable"),
     ] = None,
     pgs: Annotated[
         Path | None, typer.Option(metavar="DIR", help="sharp pictures on which to hold PGS against uniform steps")
@@ -43,7 +44,7 @@ def benchmark(
     """
     from rich.console import Console
 
-    from patchscaler.measure.speed.processes import Peer
+    from patchscaler.measure.peers import Peer
     from patchscaler.measure.speed.settings import parse_size, sweep
     from patchscaler.measure.speed.suite import run
     from patchscaler.measure.speed.table import check_plot, draw_plot, print_tables
@@ -71,6 +72,8 @@ def benchmark(
         baselines=baselines,
     )
     peers = [Peer.parse(text) for text in peer or []]
+    for one in peers:
+        one.call(Path("i.png"), Path("o.png"))  # refused where it is a folder
 
     # 2. The work, each line of progress on stderr.
     lines = Console(stderr=True, highlight=False, markup=False)
@@ -88,20 +91,9 @@ def benchmark(
 
 
 def _pgs(folder: Path, configuration: Any, lines: Any) -> dict[str, Any]:
-    from patchscaler.measure.speed.child import load
-    from patchscaler.measure.speed.pgs_gain import compare, lpips_quality
+    from patchscaler.measure.models import load_model
+    from patchscaler.measure.speed.pgs_gain import compare
 
-    quality = None
-    try:
-        quality = lpips_quality()
-    except PatchScalerError as error:  # its weights are no dependency of ours
-        lines.print(f"PGS against uniform: without LPIPS, {error}")
-    found = compare(
-        load(configuration),
-        folder,
-        quality=quality,
-        steps=configuration.steps,
-        batch_size=configuration.batch_size,
-        notify=lines.print,
-    )
-    return found | ({} if quality is None else {"quality_name": "lpips_alex"})
+    model = load_model(configuration.model, configuration.device, configuration.dtype, configuration.threads)
+    own = {"steps": configuration.steps, "batch_size": configuration.batch_size}
+    return compare(model, folder, notify=lines.print, **own)

@@ -1,7 +1,6 @@
 """`patchscaler evaluate`: results, or a model, measured against ground truth or without."""
 
 import json
-import math
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -17,9 +16,14 @@ from patchscaler.errors import ConfigError, ImageWriteError
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from patchscaler.measure.peers import Peer
     from patchscaler.measure.quality.report import Report
-    from patchscaler.measure.quality.rows import Section
+    from patchscaler.measure.rows import Section
 
+PEER_HELP = (
+    "a row: a folder of results, in which {condition} is filled in; or another upscaler that enlarges the same "
+    "pictures: a published checkpoint, NAME=FILE.pth, or a command, NAME='COMMAND {input} {output}'"
+)
 PIPED_WIDTH = 160  # columns of the tables where no terminal says how many it has
 COLUMN_WIDTH = 24
 
@@ -27,7 +31,7 @@ COLUMN_WIDTH = 24
 def evaluate(
     out: Annotated[
         list[str] | None,
-        typer.Option("--out", metavar="NAME=DIR", help="a row: a folder of results; {condition} in it is filled in"),
+        typer.Option("--out", "--peer", metavar="NAME=DIR", help=PEER_HELP),
     ] = None,
     ref: Annotated[Path | None, typer.Option(metavar="DIR", help="ground truth, paired by the files' stems")] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME_OR_DIR", help="run this model, too")] = None,
@@ -67,10 +71,12 @@ def evaluate(
     from patchscaler.measure.quality.evaluate import Request
     from patchscaler.measure.quality.evaluate import evaluate as run
 
-    if conditions is None and model is not None and ref is not None and inputs is None:
+    peers = peers_of(out or [])
+    runs = model is not None or any(not peer.is_folder for peer in peers)
+    if conditions is None and runs and ref is not None and inputs is None:
         conditions = "bicubic"
     request = Request(
-        outs=named_folders(out or [], "--out"),
+        peers=peers,
         reference=ref,
         inputs=inputs,
         model=model,
@@ -103,18 +109,15 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def named_folders(texts: list[str], option: str) -> dict[str, str]:
-    """Folders by name from "NAME=DIR" or "DIR"; raises ConfigError for a name used twice."""
-    folders: dict[str, str] = {}
-    for text in texts:
-        name, sign, folder = text.partition("=")
-        name, folder = (name, folder) if sign else (Path(text).name, text)
-        if not name or not folder:
-            raise ConfigError(f"{option} {text}: give a name and a folder, as in NAME=DIR")
-        if name in folders:
-            raise ConfigError(f"{option} {text}: the name {name} is taken; name the rows differently, as in NAME=DIR")
-        folders[name] = folder
-    return folders
+def peers_of(texts: list[str]) -> "tuple[Peer, ...]":
+    """Other upscalers from --out or --peer; raises ConfigError for a name used twice."""
+    from patchscaler.measure.peers import Peer
+
+    peers = tuple(Peer.parse(text) for text in texts)
+    for number, peer in enumerate(peers):
+        if peer.name in [other.name for other in peers[:number]]:
+            raise ConfigError(f"{texts[number]}: the name {peer.name} is taken; name the rows differently, NAME=...")
+    return peers
 
 
 def _read_bars(path: Path) -> dict[str, Any]:
@@ -164,7 +167,7 @@ def _print(report: "Report") -> None:
 def _table(report: "Report", section: "Section") -> "Table":
     from rich.table import Table
 
-    from patchscaler.measure.quality.page import best_values
+    from patchscaler.measure.quality.page import table_rows
 
     title = f"{len(section.stems)} pictures" + (f", {section.condition}" if section.condition else "")
     table = Table(title=title, title_justify="left")
@@ -173,28 +176,21 @@ def _table(report: "Report", section: "Section") -> "Table":
         arrow = "↑" if metric.better == "higher" else "↓"
         heading = f"{metric.name} {arrow}\n{metric.label.removeprefix(metric.name).strip()}"
         table.add_column(heading, justify="right", max_width=COLUMN_WIDTH)
-    best = best_values(report, section)
-    for row in section.rows:
-        cells = []
-        for metric in report.metrics:
-            value, counted = row.mean(metric.name), row.counted(metric.name)
-            text = "-" if math.isnan(value) else f"{value:.{metric.digits}f}"
-            text += f" ({counted} of {len(section.stems)})" if 0 < counted < len(section.stems) else ""
-            cells.append(f"[bold]{text}[/]" if value == best[metric.name] else text)
-        table.add_row(row.name, *cells)
+    for row in table_rows(report, section):
+        table.add_row(
+            row["name"], *(f"[bold]{cell['text']}[/]" if cell["best"] else cell["text"] for cell in row["cells"])
+        )
     return table
 
 
 def _group_table(section: "Section") -> "Table":
     from rich.table import Table
 
-    from patchscaler.measure.quality.measure import GAIN
+    from patchscaler.measure.quality.page import group_rows
 
     table = Table(title="LPIPS (alex) by group of patches", title_justify="left")
     for heading in ("", "patches", "share", "restorer alone", "PatchScaler", "gain"):
         table.add_column(heading, justify="right" if heading else "left")
-    for name, figures in section.groups.items():
-        values = (figures["before"], figures["after"], figures[GAIN])
-        cells = ["-" if math.isnan(value) else f"{value:.3f}" for value in values]
-        table.add_row(name, str(figures["patches"]), f"{100 * figures['share']:.0f} %", *cells)
+    for row in group_rows(section):
+        table.add_row(row["name"], str(row["patches"]), row["share"], *row["values"])
     return table

@@ -6,11 +6,13 @@ from typing import Annotated
 
 import typer
 
+from patchscaler.cli.evaluate import PEER_HELP, peers_of
 from patchscaler.engines.devices import choose_device
 from patchscaler.errors import ConfigError
-from patchscaler.measure.experiments.catalogue import CATALOGUE, PLUG_IN
+from patchscaler.measure.experiments.catalogue import ABLATION, CATALOGUE, PLUG_IN
 
 ALL = "all"
+SET_KEYS = "groups, gammas, taus, steps, seed, denoise, texture, overlap, K, memory; / between numbers of one value"
 NAMES = "; ".join(f"{name} ({entry.shows})" for name, entry in CATALOGUE.items())
 
 
@@ -33,8 +35,15 @@ def experiment(
         str, typer.Option(help="that make sharp pictures small, in turns")
     ] = "bicubic,camera,mild,real_esrgan",
     peer: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=DIR", help="quality: another method's results; repeatable")
+        list[str] | None, typer.Option(metavar="NAME=DIR", help=f"quality: {PEER_HELP}; repeatable")
     ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=V1,V2", help=f"ablation: values of {SET_KEYS}; repeatable"),
+    ] = None,
+    no_reference: Annotated[
+        bool, typer.Option("--no-reference", help="enlarge --data as they are, without a ground truth")
+    ] = False,
     backbone: Annotated[
         str | None, typer.Option(metavar="ID_OR_DIR", help="plug-in: the diffusers pipeline that PGS goes over")
     ] = None,
@@ -53,11 +62,10 @@ def experiment(
     from rich.console import Console
 
     from patchscaler.cli.benchmark import DTYPES
-    from patchscaler.cli.evaluate import named_folders
     from patchscaler.measure.experiments.run import run
     from patchscaler.measure.experiments.setting import Setting
 
-    _check(name, peer, backbone, backbone_style)
+    _check(name, peer, backbone, backbone_style, sets)
     if dtype not in DTYPES:
         raise ConfigError(f"--dtype {dtype}: choose {', '.join(DTYPES)}")
     setting = Setting(
@@ -72,23 +80,31 @@ def experiment(
         dtype=dtype,
         threads=threads,
         batch_size=batch_size,
-        peers=named_folders(peer or [], "--peer"),
+        peers=peers_of(peer or []),
+        sets=tuple(sets or ()),
+        no_reference=no_reference,
         backbone=backbone,
         backbone_style=backbone_style,
     )
     lines = Console(stderr=True, highlight=False, markup=False)
     for chosen in CATALOGUE if name == ALL else [name]:
-        if name == ALL and chosen == PLUG_IN and backbone is None:
-            lines.print(f"{PLUG_IN}: left out, since no other pipeline is named (--backbone ID_OR_DIR)")
+        needed = {PLUG_IN: (backbone, "no other pipeline is named (--backbone ID_OR_DIR)")}
+        needed[ABLATION] = ("".join(sets or []) or None, "nothing to vary is named (--set KEY=V1,V2)")
+        value, reason = needed.get(chosen, ("", ""))
+        if name == ALL and value is None:
+            lines.print(f"{chosen}: left out, since {reason}")
             continue
-        own = setting if chosen == "quality" else dataclasses.replace(setting, peers={})
+        own = setting if chosen == "quality" else dataclasses.replace(setting, peers=())
         own = own if chosen == PLUG_IN else dataclasses.replace(own, backbone=None, backbone_style=None)
+        own = own if chosen == ABLATION else dataclasses.replace(own, sets=())
         place = run(chosen, own, out, pictures, lambda line, chosen=chosen: lines.print(f"{chosen}: {line}"))
         typer.echo((place / "README.md").read_text(encoding="utf-8"))
         typer.echo(f"wrote {place}")
 
 
-def _check(name: str, peer: list[str] | None, backbone: str | None, backbone_style: str | None) -> None:
+def _check(
+    name: str, peer: list[str] | None, backbone: str | None, backbone_style: str | None, sets: list[str] | None
+) -> None:
     """Raises ConfigError for an unknown experiment, and for options that aren't its."""
     if name not in (ALL, *CATALOGUE):
         raise ConfigError(f"experiment {name}: choose {ALL}, {', '.join(CATALOGUE)}")
@@ -96,5 +112,11 @@ def _check(name: str, peer: list[str] | None, backbone: str | None, backbone_sty
         raise ConfigError(f"--peer: only quality compares methods, not {name}")
     if backbone is not None and name not in (ALL, PLUG_IN):
         raise ConfigError(f"--backbone: only {PLUG_IN} runs another pipeline, not {name}")
+    if sets and name not in (ALL, ABLATION):
+        raise ConfigError(f"--set: only {ABLATION} varies options, not {name}")
+    if sets:
+        from patchscaler.measure.experiments.ablation import parse_sets
+
+        parse_sets(sets)
     if backbone is None and backbone_style is not None:
         raise ConfigError(f"--backbone-style {backbone_style}: is for a --backbone; name one")

@@ -33,7 +33,8 @@ class Part(NamedTuple):
 class Layout:
     """A test set as it is unpacked.
 
-    landmarks    files in the first part that tell it from others of as many pictures
+    landmarks    files in the first part that tell it from others of as many pictures; a set of one folder that has none
+                 is known by the folder's name
     small_alone  its pictures are there to be enlarged, without a ground truth
     """
 
@@ -43,6 +44,10 @@ class Layout:
     obtained: str
     landmarks: tuple[str, ...] = ()
     small_alone: bool = False
+
+    @property
+    def by_name(self) -> bool:
+        return not self.landmarks and self.parts[0].folder == "."
 
 
 _STABLESR = "https://huggingface.co/datasets/Iceclear/StableSR-TestSets (StableSR_testsets.zip)"
@@ -72,6 +77,17 @@ LAYOUTS = (
         "RealSet80",
         "https://github.com/zsyOAOA/InvSR (testdata/RealSet80)",
         ("0030.jpg", "2684538-PH.jpg"),
+        small_alone=True,
+    ),
+    Layout(
+        "RealPhoto60", (Part(".", 60),), "RealPhoto60", "https://github.com/Fanghua-Yu/SUPIR (README)", small_alone=True
+    ),
+    Layout("RealLR200", (Part(".", 200),), "RealLR200", "https://github.com/cswry/SeeSR (README)", small_alone=True),
+    Layout(
+        "RealLQ250",
+        (Part(".", 250),),
+        "RealLQ250",
+        "https://github.com/shallowdream204/DreamClear (README)",
         small_alone=True,
     ),
 )
@@ -144,6 +160,8 @@ def check_manifest(folder: Path, manifest: Path) -> list[str] | None:
 
 def _fits(layout: Layout, folder: Path, counts: Counter[str]) -> bool:
     if not all(counts[part.folder] for part in layout.parts):
+        return False
+    if layout.by_name and folder.resolve().name.lower() != layout.unpacked.lower():
         return False
     return all((folder / layout.parts[0].folder / name).exists() for name in layout.landmarks)
 

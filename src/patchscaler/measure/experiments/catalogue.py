@@ -13,15 +13,17 @@ class Entry(NamedTuple):
     pictures: int
 
 
-PLUG_IN = "plug-in"  # needs a backbone, which `all` may lack
+# They need a --backbone and a --set, which `all` may lack.
+PLUG_IN, ABLATION = "plug-in", "ablation"
 
 CATALOGUE: dict[str, Entry] = {
     "pgs": Entry("Fig. 6: quality against sampling time, over start times and steps", 16),
     "groups": Entry("Fig. 1 and 3: maps of the groups, thresholds, steps by group", 12),
     "prompt": Entry("Table 4: texture prompt, none, one for the whole picture; K and size of the memory", 16),
     "runtime": Entry("Table 2: x4 from 128, 256 and 512; uniform and adaptive; one and two workers", 2),
-    "quality": Entry("Table 1: the metrics on any folder, other methods' results as folders", 24),
+    "quality": Entry("Table 1: the metrics on any folder, beside other methods, which --peer names", 24),
     PLUG_IN: Entry("Table 3: PGS in another diffusion upscaler, which --backbone names", 8),
+    ABLATION: Entry("any option of inference varied by itself, which --set names", 16),
 }
 
 
@@ -52,11 +54,13 @@ CLAIMS: dict[str, Claim] = {
     "steps-hard": Claim("Fig. 1", "Simple patches are finished after a few steps, hard ones go on gaining", "groups"),
     "texture-none": Claim("Table 4", "The texture prompt is better than no prompt", "prompt"),
     "texture-global": Claim(
-        "Table 4", "The texture prompt is better than one prompt for the whole picture, as a text is", "prompt"
+        "Table 4", "The texture prompt is better than a text: here, than one prompt for the whole picture", "prompt"
     ),
     "runtime": Claim("Table 2", "Adaptive sampling shortens the whole way from picture to picture", "runtime"),
     "runtime-size": Claim("Table 2", "It saves a larger share of the work on larger pictures", "runtime"),
-    "two-workers": Claim("Table 2", "Two workers that share the patches are faster than one", "runtime"),
+    "two-workers": Claim(
+        "Table 2", "Two workers, one of them for hard patches, are faster than one (33.7 %)", "runtime"
+    ),
     "peers": Claim("Table 1", "Its pictures are better than those of other methods", "quality"),
     "plug-in": Claim(
         "Table 3", "Adaptive sampling speeds up another diffusion upscaler (StableSR)", PLUG_IN, NO_BACKBONE
@@ -67,6 +71,10 @@ CLAIMS: dict[str, Claim] = {
     "resshift": Claim(
         "Table 2", "512 to 2048 takes 0.23 of ResShift's time", "",
         "needs ResShift's weights; times on an NVIDIA A100 are not repeated here",
+    ),
+    "text": Claim(
+        "Table 4", "The texture prompt is better than captions by BLIP-2 in CLIP's tokens", "",
+        "needs the weights of BLIP-2 and CLIP, and a Patch-DiT that was trained with texts",
     ),
     "absolute": Claim(
         "Tables 1 to 4", "The absolute figures", "",

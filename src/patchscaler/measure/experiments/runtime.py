@@ -10,24 +10,25 @@ from typing import Any
 import torch
 
 from patchscaler.data.reading import picture_files
-from patchscaler.imaging.files import read_picture
-from patchscaler.imaging.geometry import SCALE, Size
+from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.resize import resize_bicubic
-from patchscaler.measure.experiments.inputs import spread
-from patchscaler.measure.experiments.measuring import Notify, load_model, sampling_seconds
+from patchscaler.imaging.sources import picture_from
+from patchscaler.measure.experiments.plots import bars, new_axes
 from patchscaler.measure.experiments.record import Record, Table, Verdict
 from patchscaler.measure.experiments.setting import Setting
-from patchscaler.measure.speed.settings import ADAPTIVE, BASELINES, RESTORER, UNIFORM
-from patchscaler.options import QUALITIES
-from patchscaler.pgs.groups import GroupConfig
+from patchscaler.measure.experiments.trial import Notify
+from patchscaler.measure.intervals import difference
+from patchscaler.measure.models import DEFAULT, NONE, PAPER, SCALE, UNIFORM, enlarge, load_model, sampling_seconds
+from patchscaler.measure.pairing import read_pixels
+from patchscaler.measure.sets import look, middle, spread
 
 SIDES = (128, 256, 512)  # of the input in pixels
-BALANCED = "adaptive, the default's steps"
-METHODS: dict[str, GroupConfig] = {
-    UNIFORM: BASELINES[UNIFORM],
-    ADAPTIVE: GroupConfig(),
-    BALANCED: GroupConfig(steps=QUALITIES["balanced"]),
-    RESTORER: BASELINES[RESTORER],
+EVERY, ADAPTIVE, BALANCED, ALONE = "uniform", "adaptive", "adaptive, the default's steps", "restorer alone"
+METHODS: dict[str, dict[str, Any]] = {
+    EVERY: {"steps": UNIFORM.steps, "taus": UNIFORM.taus},
+    ADAPTIVE: {"steps": PAPER.steps},
+    BALANCED: {"steps": DEFAULT},
+    ALONE: {"steps": NONE.steps},
 }
 
 # (side, method or worker count) -> a figure of every picture
@@ -36,44 +37,32 @@ Figures = dict[tuple[int, str], list[dict[str, float]]]
 
 def run(setting: Setting, notify: Notify = lambda line: None) -> Record:
     """Every picture is resized to each side and enlarged, so that all sides show the same scene."""
-    pipeline = load_model(setting)
-    paths = spread(picture_files(setting.data), setting.pictures)
-    pictures = [_square(torch.from_numpy(read_picture(path).pixels)) for path in paths]
-    options: dict[str, Any] = {"output_type": "pt", "seed": setting.seed, "batch_size": setting.batch_size}
+    model = load_model(setting.model, setting.device, setting.dtype, setting.threads)
+    source = look(setting.data, setting.no_reference)
+    paths = spread(picture_files(source.sharp or source.small or setting.data), setting.pictures)
+    squares = [_square(read_pixels(path)) for path in paths]
+    options: dict[str, Any] = {"seed": setting.seed, "batch_size": setting.batch_size}
 
-    def measured(side: int, groups: GroupConfig, **more: Any) -> list[dict[str, float]]:
-        found = []
-        for pixels in pictures:
-            small = torch.from_numpy(resize_bicubic(pixels.numpy(), Size(side, side), clamp=True))[0]
-            output: Any = pipeline(small, steps=groups.steps, taus=groups.taus, **options, **more)
-            stages = output.report.stages
-            found.append(
-                {
-                    "seconds": sum(stage["seconds"] for stage in stages.values()),
-                    "sampling": sampling_seconds(stages),
-                    "patch_steps": float(output.report.patch_steps),
-                    "simple": output.report.patches["simple"] / sum(output.report.patches.values()),
-                }
-            )
-        return found
+    def measured(side: int, method: str, **more: Any) -> list[dict[str, float]]:
+        """All pictures in one call, so that workers are kept between them."""
+        small = [
+            picture_from(resize_bicubic(x.numpy(), Size(side, side), clamp=True)[0].transpose(1, 2, 0)) for x in squares
+        ]
+        return [_figures(output.report) for output in enlarge(model, small, **options, **METHODS[method], **more)]
 
-    measured(SIDES[0], GroupConfig(steps=(1, 1, 1)))  # sets libraries up
+    measured(SIDES[0], BALANCED)  # sets libraries up
     ways: Figures = {}
-    for side in SIDES:
-        for method, groups in METHODS.items():
-            notify(f"{side}x{side}, {method}")
-            ways[side, method] = measured(side, groups)
+    for side, method in itertools.product(SIDES, METHODS):
+        notify(f"{side}x{side}, {method}")
+        ways[side, method] = measured(side, method)
     workers: Figures = {}
     devices = _two_devices(setting.device)
-    if devices:
-        with _threads(1 if setting.device == "cpu" else None):
-            for side in SIDES[1:]:
-                notify(f"{side}x{side}, one worker")
-                workers[side, "one"] = measured(side, METHODS[ADAPTIVE])
-        for side in SIDES[1:]:
-            notify(f"{side}x{side}, two workers")
-            with _threads(2 if setting.device == "cpu" else None):
-                workers[side, "two"] = measured(side, METHODS[ADAPTIVE], workers=devices)
+    on_cpu = setting.device == "cpu"
+    for name, threads, more in (("one", 1, {}), ("two", 2, {"workers": devices, "split": "groups"})):
+        with _threads(threads if on_cpu else None):
+            for side in SIDES[1:] if devices else ():
+                notify(f"{side}x{side}, {name} worker{'s' * (name == 'two')}")
+                workers[side, name] = measured(side, ADAPTIVE, **more)
     record = Record("runtime", setting, {"sides": list(SIDES), "workers": list(devices)}, [p.stem for p in paths])
     record.tables = [_methods_table(ways), *([_workers_table(workers)] if workers else [])]
     record.verdicts = {
@@ -81,14 +70,25 @@ def run(setting: Setting, notify: Notify = lambda line: None) -> Record:
         "runtime-size": _by_size(ways),
         "two-workers": _two_workers(workers, setting.device),
     }
-    record.plot = _plot(ways)
+    record.plot, axes = new_axes()
+    series = {method: [_mean(ways[side, method], "seconds") for side in SIDES] for method in METHODS}
+    bars(axes, [f"{side} to {SCALE * side}" for side in SIDES], series, "seconds per picture")
+    axes.set_xscale("log")
     return record
+
+
+def _figures(report: Any) -> dict[str, float]:
+    return {
+        "seconds": sum(stage["seconds"] for stage in report.stages.values()),
+        "sampling": sampling_seconds(report),
+        "patch_steps": float(report.patch_steps),
+        "simple": report.patches["simple"] / sum(report.patches.values()),
+    }
 
 
 def _square(pixels: torch.Tensor) -> torch.Tensor:
     side = min(pixels.shape[-2:])
-    top, left = ((length - side) // 2 for length in pixels.shape[-2:])
-    return pixels[..., top : top + side, left : left + side]
+    return middle(pixels, side, 1)
 
 
 def _two_devices(device: str) -> tuple[str, ...]:
@@ -110,77 +110,68 @@ def _threads(count: int | None) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def _column(figures: list[dict[str, float]], name: str) -> list[float]:
+    return [picture[name] for picture in figures]
+
+
 def _mean(figures: list[dict[str, float]], name: str) -> float:
-    return statistics.fmean(picture[name] for picture in figures)
+    return statistics.fmean(_column(figures, name))
 
 
 def _methods_table(ways: Figures) -> Table:
     columns = [("", 0), ("input", 0), ("seconds", 2), ("sampling", 2), ("patch-steps", 0), ("simple patches", 2)]
     columns += [("of uniform's seconds", 3), ("of uniform's patch-steps", 3)]
-    rows = []
+    rows: list[list[Any]] = []
     for (side, method), figures in ways.items():
         values = [_mean(figures, name) for name in ("seconds", "sampling", "patch_steps", "simple")]
-        uniform = ways[side, UNIFORM]
+        uniform = ways[side, EVERY]
         shares = [values[0] / _mean(uniform, "seconds"), values[2] / _mean(uniform, "patch_steps")]
         rows.append([method, f"{side}x{side}", *values, *shares])
     return Table(f"x{SCALE}, seconds per picture, start-up left out", columns, rows)
 
 
 def _workers_table(workers: Figures) -> Table:
-    rows = []
+    rows: list[list[Any]] = []
     for side in dict.fromkeys(side for side, _ in workers):
         one, two = (_mean(workers[side, name], "seconds") for name in ("one", "two"))
         sampling = [_mean(workers[side, name], "sampling") for name in ("one", "two")]
         rows.append([f"{side}x{side}", one, two, one / two, *sampling])
     columns = [("input", 0), ("one worker, s", 2), ("two workers, s", 2), ("times as fast", 2)]
     columns += [("sampling of one, s", 2), ("of two, s", 2)]
-    return Table("One worker (a core or GPU) and two, steps 8, 14, 20; the second pays for its start", columns, rows)
+    title = "One worker (a core or GPU) and two, hard patches on one of them; they are started once for all pictures"
+    return Table(f"{title}; steps 8, 14, 20", columns, rows)
 
 
-def _share(ways: Figures, side: int, name: str) -> float:
-    return _mean(ways[side, ADAPTIVE], name) / _mean(ways[side, UNIFORM], name)
+def _shares(ways: Figures, name: str, method: str = ADAPTIVE) -> dict[int, float]:
+    return {side: _mean(ways[side, method], name) / _mean(ways[side, EVERY], name) for side in SIDES}
+
+
+def _listed(shares: dict[int, float]) -> str:
+    return ", ".join(f"{side}: {share:.2f}" for side, share in shares.items())
 
 
 def _runtime(ways: Figures) -> Verdict:
-    shares = {side: _share(ways, side, "seconds") for side in SIDES}
-    figure = ", ".join(f"{side}: {share:.2f}" for side, share in shares.items())
-    return Verdict(
-        max(shares.values()) < 1, f"share of uniform's time from {figure}", "steps 8, 14, 20 against 20 for every patch"
+    shares = _shares(ways, "seconds")
+    saved = difference(*(_column(ways[SIDES[-1], method], "seconds") for method in (EVERY, ADAPTIVE)))
+    figure = (
+        f"share of uniform's time from {_listed(shares)}; seconds saved from {SIDES[-1]}: {saved}; "
+        f"with the default's steps {_listed(_shares(ways, 'seconds', BALANCED))}"
     )
+    return Verdict(max(shares.values()) < 1, figure, "steps 8, 14, 20 against 20 for every patch")
 
 
 def _by_size(ways: Figures) -> Verdict:
-    shares = [_share(ways, side, "patch_steps") for side in SIDES]
-    figure = ", ".join(f"{side}: {share:.2f}" for side, share in zip(SIDES, shares, strict=True))
-    falls = all(a > b for a, b in itertools.pairwise(shares))
-    return Verdict(falls, f"share of uniform's patch-steps from {figure}", "the same pictures at each size")
+    shares = _shares(ways, "patch_steps")
+    falls = all(a > b for a, b in itertools.pairwise(shares.values()))
+    return Verdict(falls, f"share of uniform's patch-steps from {_listed(shares)}", "the same pictures at each size")
 
 
 def _two_workers(workers: Figures, device: str) -> Verdict:
     if not workers:
         return Verdict(None, f"{device} has no second core or GPU", "nothing")
-    gains = {
-        side: _mean(workers[side, "one"], "seconds") / _mean(workers[side, "two"], "seconds")
-        for side in dict.fromkeys(side for side, _ in workers)
-    }
-    figure = ", ".join(f"{side}: {gain:.2f}" for side, gain in gains.items())
+    sides = list(dict.fromkeys(side for side, _ in workers))
+    gains = {side: _mean(workers[side, "one"], "seconds") / _mean(workers[side, "two"], "seconds") for side in sides}
+    saved = difference(*(_column(workers[sides[-1], name], "seconds") for name in ("one", "two")))
     ran = "two cores against one" if device == "cpu" else "two GPUs against one"
-    return Verdict(
-        gains[SIDES[-1]] > 1, f"times as fast from {figure}", f"{ran}, steps 8, 14, 20, workers' start included"
-    )
-
-
-def _plot(ways: Figures) -> Any:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.add_subplot()
-    width = 0.8 / len(METHODS)
-    for number, method in enumerate(METHODS):
-        places = [place + number * width for place in range(len(SIDES))]
-        axes.bar(places, [_mean(ways[side, method], "seconds") for side in SIDES], width, label=method)
-    axes.set_xticks([place + 0.4 - width / 2 for place in range(len(SIDES))], [f"{s} to {SCALE * s}" for s in SIDES])
-    axes.set_yscale("log")
-    axes.set_ylabel("seconds per picture")
-    axes.legend(fontsize="small")
-    return figure
+    figure = f"times as fast from {_listed(gains)}; seconds saved from {sides[-1]}: {saved}"
+    return Verdict(gains[sides[-1]] > 1, figure, f"{ran}, split by groups as in the paper, steps 8, 14, 20")

@@ -1,27 +1,31 @@
 """What an experiment runs on: model, pictures, seed, device."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from patchscaler.data.pairs import CONDITIONS
 from patchscaler.errors import ConfigError
+from patchscaler.measure.peers import Peer
 
 
 @dataclass(frozen=True)
 class Setting:
     """One experiment's setting.
 
-    data        folder of sharp pictures, or one with low- and high-resolution pictures (data/testsets.py)
+    data        folder of sharp pictures, a test set with low- and high-resolution ones (data/testsets.py), or pictures
+                without a ground truth, see `sets.look`; no_reference: take them for the latter
     model       name or folder
     pictures    how many, spread evenly over the folder; 0: all
     side        of the crop from each picture's middle in pixels, a multiple of 16; 0: whole pictures
     conditions  that take turns in making sharp pictures small, see CONDITIONS
-    metrics     as for `patchscaler evaluate`; lpips_alex is always measured, since claims are judged by it
+    metrics     as for `patchscaler evaluate`; those that judge claims are always measured: lpips_alex, or without a
+                ground truth the first of pyiqa's that can be had, else niqe
     features    folder of convolutions, see `load_convolutions`
     dtype       "auto" or a torch dtype's name
     threads     of the processor; 0: torch's choice
-    peers       folders of other methods' results by name ("quality" alone)
+    peers       other upscalers ("quality" alone)
+    sets        "KEY=V1,V2" each ("ablation" alone)
     backbone, backbone_style  hub id or folder of a diffusers pipeline, its style, see `load_backbone` ("plug-in" alone)
 
     Raises ConfigError for what is out of range.
@@ -39,7 +43,9 @@ class Setting:
     dtype: str = "auto"
     threads: int = 0
     batch_size: int = 32
-    peers: dict[str, str] = field(default_factory=dict)
+    peers: tuple[Peer, ...] = ()
+    sets: tuple[str, ...] = ()
+    no_reference: bool = False
     backbone: str | None = None
     backbone_style: str | None = None
 
@@ -55,7 +61,7 @@ class Setting:
         values = asdict(self)
         values |= {"data": self.data.name, "features": self.features and self.features.name}
         values["model"] = Path(self.model).name
-        values["peers"] = {name: Path(folder).name for name, folder in self.peers.items()}
+        values["peers"] = {peer.name: peer.short for peer in self.peers}
         if self.backbone is not None and Path(self.backbone).is_dir():
             values["backbone"] = Path(self.backbone).resolve().name
         return values

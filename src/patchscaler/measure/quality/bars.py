@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from patchscaler.errors import ConfigError
+from patchscaler.measure.models import PATCHSCALER
 from patchscaler.measure.quality.measure import GAIN
-from patchscaler.measure.quality.produce import PATCHSCALER
-from patchscaler.measure.quality.rows import Row, Section, mean
+from patchscaler.measure.rows import Row, Section, mean
 from patchscaler.metrics.choice import Metric
 
 WEIGHTS = "weights_mb"  # of the model, in 10^6 bytes

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patchscaler.imaging.files import read_picture, to_pil
-from patchscaler.measure.quality.rows import Row, Section
+from patchscaler.measure.rows import Row, Section
 from patchscaler.metrics.choice import Metric
 from patchscaler.metrics.lpips import Lpips
 

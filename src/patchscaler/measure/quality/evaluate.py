@@ -2,38 +2,43 @@
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from patchscaler.data.pairs import CONDITIONS
-from patchscaler.engines.torch import default_dtype
 from patchscaler.errors import ConfigError, DataError
-from patchscaler.imaging.geometry import SCALE
-from patchscaler.integrations.diffusers.pipeline import PatchScalerPipeline
-from patchscaler.measure.quality.bars import Bar, judge
-from patchscaler.measure.quality.measure import group_figures, measure
-from patchscaler.measure.quality.pairing import check_sizes, pair_results, picture_size, pictures_by_stem
-from patchscaler.measure.quality.produce import (
+from patchscaler.measure.models import (
     BICUBIC,
     CEILING,
+    DEFAULT,
     PATCHSCALER,
     RESTORER,
-    add_bicubic,
-    run_model,
+    SCALE,
+    Enlarged,
+    Way,
+    bicubic,
+    ceiling_of,
+    load_model,
+    run_ways,
+    slug,
     variants,
+    way_of,
     weights_megabytes,
-    write_ceiling,
-    write_inputs,
 )
+from patchscaler.measure.pairing import check_sizes, pair_results, picture_size, pictures_by_stem
+from patchscaler.measure.peers import Peer
+from patchscaler.measure.quality.bars import Bar, judge
+from patchscaler.measure.quality.measure import group_figures, measure
 from patchscaler.measure.quality.report import ModelFacts, Report
-from patchscaler.measure.quality.rows import Row, Section
+from patchscaler.measure.rows import Patches, Row, Section
+from patchscaler.measure.sets import write_inputs
 from patchscaler.metrics.choice import choose_metrics, load_metrics
 from patchscaler.metrics.lpips import load_lpips
-from patchscaler.options import DEFAULT_QUALITY, QUALITIES
 from patchscaler.storage import model_folder
 
 PLACEHOLDER = "{condition}"
+FOLDERS = ("hr", "lr")  # beside the folders of rows
 
 # (stage, units in all, None if unknown) -> what is called after each unit
 Track = Callable[[str, int | None], Callable[[], None]]
@@ -43,9 +48,10 @@ Track = Callable[[str, int | None], Callable[[], None]]
 class Request:
     """What to evaluate.
 
-    outs         folders of results by the name of their row; "{condition}" in a folder stands for each condition
+    peers        other upscalers, a row each; "{condition}" in a folder of results stands for each condition; those that
+                 are run enlarge the inputs
     reference    folder of ground truths; with conditions their degraded reductions are the inputs
-    inputs       folder of pictures that the model enlarges as they are
+    inputs       folder of pictures that are enlarged as they are
     model        name or folder of a model, or None
     conditions   degradations, see `patchscaler.data.pairs.CONDITIONS`
     steps        of the groups; the first are the model's main row, further ones get rows of their own
@@ -58,12 +64,12 @@ class Request:
     Raises ConfigError for what contradicts itself.
     """
 
-    outs: dict[str, str] = field(default_factory=dict)
+    peers: tuple[Peer, ...] = ()
     reference: Path | None = None
     inputs: Path | None = None
     model: str | None = None
     conditions: tuple[str, ...] = ()
-    steps: tuple[tuple[int, ...], ...] = (QUALITIES[DEFAULT_QUALITY],)
+    steps: tuple[tuple[int, ...], ...] = (DEFAULT,)
     no_texture: bool = False
     metrics: str = "default"
     features: Path | None = None
@@ -79,24 +85,29 @@ class Request:
             raise ConfigError(f'--conditions: "{unknown[0]}" is unknown; choose from {", ".join(CONDITIONS)}')
         if self.conditions and (self.reference is None or self.inputs is not None):
             raise ConfigError("--conditions degrade the ground truths of --ref, and go without --input")
-        if self.model is not None and self.inputs is None and not self.conditions:
-            raise ConfigError("--model needs pictures: --input FOLDER to enlarge, or --ref FOLDER with --conditions")
-        if self.inputs is not None and self.model is None:
-            raise ConfigError("--input are pictures for a model to enlarge; name it with --model")
-        if not self.outs and self.model is None and not self.conditions:
+        runs = self.model is not None or any(not peer.is_folder for peer in self.peers)
+        if runs and self.inputs is None and not self.conditions:
+            who = "--model needs" if self.model is not None else "peers that are run need"
+            raise ConfigError(f"{who} pictures: --input FOLDER to enlarge, or --ref FOLDER with --conditions")
+        if self.inputs is not None and not runs:
+            raise ConfigError("--input are pictures to enlarge; name a --model or a --peer that does it")
+        if not self.peers and self.model is None and not self.conditions:
             raise ConfigError("nothing to evaluate: name folders with --out NAME=FOLDER, or a model with --model")
+        self._check_peers()
+
+    def _check_peers(self) -> None:
         taken = {BICUBIC} if self.conditions or self.inputs is not None else set()
         if self.model is not None:
-            taken |= {CEILING, *(way.row for way in variants(self.steps, self.no_texture))}
-        for name, folder in self.outs.items():
-            if name in taken:
+            taken |= {CEILING, *variants(self.steps, self.no_texture)}
+        for peer in self.peers:
+            given = f"--out {peer.name}={peer.text}"
+            if peer.name in taken or slug(peer.name) in FOLDERS:
+                raise ConfigError(f"{given}: {peer.name} is a row of its own here; name it otherwise")
+            taken.add(peer.name)
+            several = peer.is_folder and len(self.conditions) > 1
+            if (PLACEHOLDER in peer.text) != bool(self.conditions) and (PLACEHOLDER in peer.text or several):
                 raise ConfigError(
-                    f"--out {name}={folder}: {name} is a row of its own here; name the folder's otherwise"
-                )
-            if (PLACEHOLDER in folder) != bool(self.conditions) and (PLACEHOLDER in folder or len(self.conditions) > 1):
-                raise ConfigError(
-                    f"--out {name}={folder}: {PLACEHOLDER} in the folder goes with --conditions, "
-                    "and several conditions need it"
+                    f"{given}: {PLACEHOLDER} in the folder goes with --conditions, and several conditions need it"
                 )
 
 
@@ -106,7 +117,7 @@ def evaluate(
     bars: Mapping[str, Bar] | None = None,
     track: Track = lambda stage, total: lambda: None,
 ) -> Report:
-    """Evaluate; pictures that are made on the way are written to `folder` (see `produce`) and stay there.
+    """Evaluate; pictures that are made on the way are written to `folder` (see `sets`) and stay there.
 
     Raises WeightsError, DataError, ImageReadError, ConfigError: each says which file or option, and the cure.
     """
@@ -122,22 +133,44 @@ def evaluate(
 
 
 def _sections(request: Request, folder: Path, track: Track) -> tuple[list[Section], ModelFacts | None]:
-    """All rows with their files; what is given is paired and its sizes checked before the model's long work."""
+    """All rows with their files; what is given is paired and its sizes checked before anybody's long work."""
     sections = _open_sections(request, folder, track)
     given = [_given_rows(request, section) for section in sections]
-    enlarging = [section for section in sections if section.inputs is not None]
-    tick = track("bicubic", sum(len(section.stems) for section in enlarging))
-    for section in enlarging:
-        add_bicubic(section, _place(folder, section), tick)
-    facts = None if request.model is None else _run_model(request, folder, sections, track)
+    ways: dict[str, Way] = {BICUBIC: bicubic}
+    ceiling, facts, tick = [], None, lambda: None
+    if request.model is not None:
+        model = load_model(request.model, request.device)
+        options = {"seed": request.seed, "batch_size": request.batch_size}
+        for name, own in variants(request.steps, request.no_texture).items():
+            ways[name] = way_of(model, **own, **options)
+        facts = _facts(request, model)
+    ways |= {peer.name: peer.way(request.device) for peer in request.peers if not peer.is_folder}
+    tick = track("enlarge", len(ways) * sum(len(s.inputs or ()) for s in sections))
+    if request.model is not None and sections[0].references is not None:
+        truths = Section(None, "", inputs=sections[0].references)
+        ceiling = run_ways(truths, {CEILING: ceiling_of(model)}, folder)
+    order = [BICUBIC, CEILING, *variants(request.steps, request.no_texture), *(peer.name for peer in request.peers)]
     for section, rows in zip(sections, given, strict=True):
-        section.rows += rows
+
+        def note(stem: str, name: str, result: Enlarged, patches: dict[str, Patches] = section.patches) -> None:
+            if name == PATCHSCALER:
+                output = result.output
+                groups = output.groups.flatten().tolist()
+                patches[stem] = Patches(list(output.report.patches), groups, list(output.patch_boxes))
+            tick()
+
+        made = run_ways(section, ways, _place(folder, section), note) if section.inputs else []
+        section.rows += sorted([*made, *ceiling, *rows], key=lambda row: order.index(row.name))
+        if section.references is not None:
+            for row in made:
+                check_sizes(row.files, section.references)
     return sections, facts
 
 
 def _open_sections(request: Request, folder: Path, track: Track) -> list[Section]:
     """One section for each condition, or one, with ground truths and inputs as far as there are any."""
-    focus = PATCHSCALER if request.model is not None else next(iter(request.outs), BICUBIC)
+    named = next((peer.name for peer in request.peers), BICUBIC)
+    focus = PATCHSCALER if request.model is not None else named
     if request.conditions:
         assert request.reference is not None
         tick = track("degrade", None)
@@ -147,25 +180,12 @@ def _open_sections(request: Request, folder: Path, track: Track) -> list[Section
     return [Section(None, focus, references, inputs)]
 
 
-def _run_model(request: Request, folder: Path, sections: Sequence[Section], track: Track) -> ModelFacts:
-    """Adds the model's rows and the ceiling."""
-    pipeline: Any = PatchScalerPipeline.from_pretrained(request.model, dtype=default_dtype(request.device))
-    pipeline.to(request.device)
-    ways = variants(request.steps, request.no_texture)
-    references = sections[0].references
-    pictures = sum(len(section.stems) for section in sections) * len(ways)
-    tick = track("enlarge", pictures + len(references or {}))
-    ceiling = None if references is None else write_ceiling(pipeline, references, folder, tick)
-    options = {"seed": request.seed, "batch_size": request.batch_size}
-    for section in sections:
-        if ceiling is not None:
-            section.rows.append(Row(CEILING, ceiling))
-        run_model(pipeline, section, _place(folder, section), ways, options, tick)
+def _facts(request: Request, model: Any) -> ModelFacts:
     return ModelFacts(
         name=str(request.model),
         steps=[list(steps) for steps in request.steps],
         seed=request.seed,
-        dtype=str(pipeline.dtype).removeprefix("torch."),
+        dtype=str(model.dtype).removeprefix("torch."),
         device=request.device,
         weights_mb=round(weights_megabytes(Path(model_folder(request.model))), 2),
     )
@@ -174,8 +194,10 @@ def _run_model(request: Request, folder: Path, sections: Sequence[Section], trac
 def _given_rows(request: Request, section: Section) -> list[Row]:
     """Rows of the folders of results, paired and of the right sizes."""
     rows: list[Row] = []
-    for name, text in request.outs.items():
-        folder = Path(text.replace(PLACEHOLDER, section.condition or ""))
+    for peer in request.peers:
+        if not peer.is_folder:
+            continue
+        folder = Path(peer.text.replace(PLACEHOLDER, section.condition or ""))
         if section.references is not None:
             files = pair_results(folder, section.references, left_out=_further(request, section.references))
             check_sizes(files, section.references)
@@ -183,7 +205,7 @@ def _given_rows(request: Request, section: Section) -> list[Row]:
             files = pair_results(folder, section.inputs if section.inputs is not None else rows[0].files)
         else:
             files = _first(pictures_by_stem(folder), request.count)
-        rows.append(Row(name, files))
+        rows.append(Row(peer.name, files))
     return rows
 
 
@@ -195,7 +217,7 @@ def _further(request: Request, references: Mapping[str, Path]) -> frozenset[str]
 
 
 def _inputs(request: Request, folder: Path, references: Mapping[str, Path] | None) -> dict[str, Path]:
-    """Pictures for the model, by the stem of their ground truth where there is one. DataError for wrong sizes."""
+    """Pictures to enlarge, by the stem of their ground truth where there is one. DataError for wrong sizes."""
     if references is None:
         return _first(pictures_by_stem(folder), request.count)
     inputs = pair_results(folder, references, left_out=_further(request, references))

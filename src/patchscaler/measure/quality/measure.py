@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from patchscaler.imaging.files import read_picture
-from patchscaler.measure.quality.rows import Patches, Row, Section, mean
+from patchscaler.measure.rows import Patches, Row, Section, mean
 from patchscaler.metrics.choice import Metric
 from patchscaler.metrics.lpips import Lpips
 
@@ -22,7 +22,7 @@ def measure(
     """Fill in the values of all rows, picture by picture; what is known of a ground truth serves every row."""
     for section in sections:
         for row in section.rows:
-            row.values = {metric.name: {} for metric in metrics}
+            row.values |= {metric.name: {} for metric in metrics}
     known: dict[tuple[Path, Path | None], dict[str, float]] = {}  # a file may be part of several sections
     for stem in dict.fromkeys(stem for section in sections for stem in section.stems):
         known.clear()

@@ -8,12 +8,12 @@ from typing import Any
 from jinja2 import Environment, PackageLoader
 
 from patchscaler import __version__
+from patchscaler.measure.models import CEILING
 from patchscaler.measure.quality.bars import Outcome
 from patchscaler.measure.quality.crops import format_value, make_strip, ranking_metric, worst_first
 from patchscaler.measure.quality.measure import GAIN
-from patchscaler.measure.quality.produce import CEILING
 from patchscaler.measure.quality.report import Report
-from patchscaler.measure.quality.rows import Section
+from patchscaler.measure.rows import Section
 from patchscaler.metrics.lpips import load_lpips
 
 TEMPLATE = "page.html.j2"
@@ -34,8 +34,8 @@ def render(report: Report, pictures: int, features: Path | None = None) -> str:
                 "name": section.condition or "results",
                 "pictures": len(section.stems),
                 "focus": section.focus,
-                "rows": _rows(report, section),
-                "groups": _groups(section),
+                "rows": table_rows(report, section),
+                "groups": group_rows(section),
                 "strips": [make_strip(section, stem, metric, lpips) for stem in stems],
             }
         )
@@ -56,14 +56,11 @@ def render(report: Report, pictures: int, features: Path | None = None) -> str:
     )
 
 
-def best_values(report: Report, section: Section) -> dict[str, float]:
-    """The best mean of each metric among the rows, the ceiling left out, since it has seen the ground truth."""
+def table_rows(report: Report, section: Section) -> list[dict[str, Any]]:
+    """For each row its name, whether it is the focus, and a cell for each metric: its text, and whether it is the best,
+    among all but the ceiling, which has seen the ground truth."""
     contenders = [row for row in section.rows if row.name != CEILING]
-    return {metric.name: metric.best([row.mean(metric.name) for row in contenders]) for metric in report.metrics}
-
-
-def _rows(report: Report, section: Section) -> list[dict[str, Any]]:
-    best = best_values(report, section)
+    best = {metric.name: metric.best([row.mean(metric.name) for row in contenders]) for metric in report.metrics}
     rows = []
     for row in section.rows:
         cells = []
@@ -75,14 +72,14 @@ def _rows(report: Report, section: Section) -> list[dict[str, Any]]:
     return rows
 
 
-def _groups(section: Section) -> list[dict[str, Any]]:
+def group_rows(section: Section) -> list[dict[str, Any]]:
+    """For each group of patches its name, their number and share, and the values: before, after, gain."""
     found = []
     for name, figures in section.groups.items():
         values = [figures["before"], figures["after"], figures[GAIN]]
         texts = ["-" if math.isnan(value) else f"{value:.3f}" for value in values]
-        found.append(
-            {"name": name, "patches": figures["patches"], "share": f"{100 * figures['share']:.0f} %", "values": texts}
-        )
+        share = f"{100 * figures['share']:.0f} %"
+        found.append({"name": name, "patches": figures["patches"], "share": share, "values": texts})
     return found
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from patchscaler import __version__
 from patchscaler.measure.quality.bars import Outcome
-from patchscaler.measure.quality.rows import Section
+from patchscaler.measure.rows import Section
 from patchscaler.metrics.choice import Metric
 
 

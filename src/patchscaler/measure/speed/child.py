@@ -21,6 +21,7 @@ def rate_task(task: dict[str, Any]) -> dict[str, Any]:
     """The matrix rate for {"device", "dtype", "threads"}, and the machine's name."""
     import torch
 
+    from patchscaler.measure.models import resolve_dtype
     from patchscaler.measure.speed.machine import describe, matrix_rate
 
     if task["threads"]:
@@ -34,12 +35,10 @@ def picture_task(task: dict[str, Any]) -> dict[str, Any]:
 
     Returns median and least seconds and highest memory of each stage, patches and steps, counted multiply-adds.
     """
-    import torch
+    from patchscaler.measure.models import load_model
 
     configuration = Configuration.from_dict(task["configuration"])
-    if configuration.threads:
-        torch.set_num_threads(configuration.threads)
-    pipeline = load(configuration)
+    pipeline = load_model(configuration.model, configuration.device, configuration.dtype, configuration.threads)
     start_up = time.time() - task["started"]
 
     once = tuple(min(count, 1) for count in configuration.steps)
@@ -49,31 +48,10 @@ def picture_task(task: dict[str, Any]) -> dict[str, Any]:
     return _summary(pipeline, configuration, start_up, runs)
 
 
-def load(configuration: Configuration) -> Any:
-    """The pipeline on the configuration's device in its dtype."""
-    from diffusers.utils.logging import disable_progress_bar
-
-    from patchscaler.integrations.diffusers.pipeline import PatchScalerPipeline
-
-    disable_progress_bar()
-    dtype = resolve_dtype(configuration.dtype, configuration.device)
-    pipeline = PatchScalerPipeline.from_pretrained(configuration.model, dtype=dtype)
-    pipeline.to(configuration.device)
-    return pipeline
-
-
-def resolve_dtype(name: str, device: str) -> Any:
-    """The torch dtype called `name`; "auto": the one that `upscale` takes on this device."""
-    import torch
-
-    from patchscaler.engines.torch import default_dtype
-
-    return default_dtype(device) if name == "auto" else getattr(torch, name)
-
-
 def _run(pipeline: Any, configuration: Configuration, picture: Path, steps: tuple[int, ...]) -> dict[str, Any]:
     """One picture from file to file: the report as a dict, with the stages of reading and writing."""
     from patchscaler.imaging.files import read_picture, write_picture
+    from patchscaler.measure.models import enlarge
     from patchscaler.report import peak_mib
 
     def noted(started: float) -> dict[str, float]:
@@ -82,9 +60,7 @@ def _run(pipeline: Any, configuration: Configuration, picture: Path, steps: tupl
     started = time.perf_counter()
     source = read_picture(picture)
     read = noted(started)
-    output = pipeline(
-        source, output_type="pt", steps=steps, taus=configuration.taus, batch_size=configuration.batch_size
-    )
+    output = enlarge(pipeline, source, steps=steps, taus=configuration.taus, batch_size=configuration.batch_size)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         alpha = None if output.alpha is None else output.alpha.numpy()
@@ -98,17 +74,18 @@ def _run(pipeline: Any, configuration: Configuration, picture: Path, steps: tupl
 def _summary(
     pipeline: Any, configuration: Configuration, start_up: float, runs: list[dict[str, Any]]
 ) -> dict[str, Any]:
-    from patchscaler.measure.speed.arithmetic import count
+    from patchscaler.measure.flops import count, stages
     from patchscaler.report import peak_mib
 
     first = runs[0]
-    stages = {START: {"seconds": start_up, "least_seconds": start_up, "peak_mib": None}}
+    times_of = {START: {"seconds": start_up, "least_seconds": start_up, "peak_mib": None}}
     for name in first["stages"]:
         times = [run["stages"][name]["seconds"] for run in runs]
         peak = max(run["stages"][name]["peak_mib"] for run in runs)
-        stages[name] = {"seconds": statistics.median(times), "least_seconds": min(times), "peak_mib": peak}
+        times_of[name] = {"seconds": statistics.median(times), "least_seconds": min(times), "peak_mib": peak}
     peak = peak_mib(configuration.device)  # before the counting, which is no part of the work
-    amounts = count(pipeline, configuration.size)
+    amounts = count(pipeline.components, configuration.size)
+    from_pixels = pipeline.restorer.input_kind == "pixels"
     asked = bool(first["second"] and first["second"]["share"])  # the second restorer
     return {
         "device": first["device"],
@@ -117,10 +94,10 @@ def _summary(
         "patches": first["patches"],
         "patch_steps": first["patch_steps"],
         "asked": asked,
-        "stages": stages,
+        "stages": times_of,
         "seconds": statistics.median(sum(stage["seconds"] for stage in run["stages"].values()) for run in runs),
         "peak_mib": peak,
-        "multiply_adds": amounts.stages(sum(first["patches"].values()), first["patch_steps"], asked),
+        "multiply_adds": stages(amounts, from_pixels, sum(first["patches"].values()), first["patch_steps"], asked),
     }
 
 

@@ -10,34 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from patchscaler.errors import ConfigError, PatchScalerError
+from patchscaler.errors import PatchScalerError
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
-
-
-class Peer(NamedTuple):
-    """Another upscaler: its name in the tables, and its command with {input} and {output} in it."""
-
-    name: str
-    command: tuple[str, ...]
-
-    @classmethod
-    def parse(cls, text: str) -> "Peer":
-        """From NAME=COMMAND, the command as a shell would split it. Raises ConfigError."""
-        name, equals, command = text.partition("=")
-        try:
-            words = tuple(shlex.split(command))
-        except ValueError as error:
-            raise ConfigError(f"peer {text!r}: {error}") from error
-        if not (name.strip() and equals and words):
-            raise ConfigError(f"peer {text!r}: give NAME=COMMAND, such as 'mine=upscaler -i {{input}} -o {{output}}'")
-        for place in ("{input}", "{output}"):
-            if not any(place in word for word in words):
-                raise ConfigError(f"peer {text!r}: the command has no {place}")
-        return cls(name.strip(), words)
-
-    def call(self, source: Path, result: Path) -> list[str]:
-        return [word.replace("{input}", str(source)).replace("{output}", str(result)) for word in self.command]
 
 
 class Outcome(NamedTuple):

@@ -8,18 +8,15 @@ from typing import Any
 
 from patchscaler.errors import ConfigError
 from patchscaler.imaging.geometry import Size
-from patchscaler.pgs.groups import GroupConfig
+from patchscaler.measure import models
+from patchscaler.measure.models import GroupConfig
 
 ADAPTIVE = "adaptive"
 UNIFORM = "uniform"
 RESTORER = "restorer alone"
 
-PAPER_TAUS = GroupConfig().taus
 # The methods that ours is held against: every patch the hard patches' way, and no sampling at all.
-BASELINES: dict[str, GroupConfig] = {
-    UNIFORM: GroupConfig(taus=(1000, 1000, 1000), steps=(20, 20, 20)),
-    RESTORER: GroupConfig(steps=(0, 0, 0)),
-}
+BASELINES: dict[str, GroupConfig] = {UNIFORM: models.UNIFORM, RESTORER: models.NONE}
 
 
 @dataclass(frozen=True)

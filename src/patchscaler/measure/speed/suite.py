@@ -17,7 +17,8 @@ from patchscaler.errors import PatchScalerError
 from patchscaler.imaging.files import read_picture, write_picture
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.sources import picture_from
-from patchscaler.measure.speed.processes import Outcome, Peer, measure
+from patchscaler.measure.peers import Peer
+from patchscaler.measure.speed.processes import Outcome, measure
 from patchscaler.measure.speed.settings import ADAPTIVE, Configuration
 
 # `patchscaler`, also where its script isn't on the path

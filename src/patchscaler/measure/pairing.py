@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from PIL import Image
+from torch import Tensor
 
 from patchscaler.errors import DataError
 from patchscaler.imaging.files import find_pictures, read_picture
@@ -80,3 +82,8 @@ def picture_size(path: Path) -> Size:
             return Size(image.width, image.height) if turned else Size(image.height, image.width)
     except DECODE_ERRORS:
         return read_picture(path).size  # which says what is wrong with the file
+
+
+def read_pixels(path: Path) -> Tensor:
+    """A picture's pixels (1,3,H,W) in [0,1]. Raises ImageReadError."""
+    return torch.from_numpy(read_picture(path).pixels)

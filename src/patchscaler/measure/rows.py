@@ -1,4 +1,4 @@
-"""What a report is made of: rows of results, in sections that share their pictures."""
+"""What every measurement is made of: rows of results with their figures, in sections that share their pictures."""
 
 import math
 from collections.abc import Iterable
@@ -17,19 +17,31 @@ class Patches(NamedTuple):
 
 @dataclass
 class Row:
-    """One set of results: files by stem, and once measured the value of every metric (by name) for every stem."""
+    """One set of results: files by stem, and once measured every figure (metric, seconds, ...) of every stem."""
 
     name: str
-    files: dict[str, Path]
+    files: dict[str, Path] = field(default_factory=dict)
     values: dict[str, dict[str, float]] = field(default_factory=dict)
 
-    def mean(self, metric: str) -> float:
-        """Mean over the pictures that have a value; not a number if none has one."""
-        return mean(self.values[metric].values())
+    def note(self, stem: str, **figures: float) -> None:
+        """Adds figures of one picture."""
+        for name, value in figures.items():
+            self.values.setdefault(name, {})[stem] = float(value)
 
-    def counted(self, metric: str) -> int:
+    def column(self, figure: str) -> list[float]:
+        """The values of all pictures, in their order."""
+        return list(self.values[figure].values())
+
+    def mean(self, figure: str) -> float:
+        """Mean over the pictures that have a value; not a number if none has one."""
+        return mean(self.values[figure].values())
+
+    def total(self, figure: str) -> float:
+        return sum(self.values[figure].values())
+
+    def counted(self, figure: str) -> int:
         """Pictures that have a value."""
-        return sum(not math.isnan(value) for value in self.values[metric].values())
+        return sum(not math.isnan(value) for value in self.values[figure].values())
 
 
 @dataclass
