@@ -15,10 +15,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow.parquet as parquet
 
-from patchscaler.cluster.enlarger import patches_of
 from patchscaler.cluster.job import IN_FLIGHT, cut
 from patchscaler.imaging.geometry import Size
-from patchscaler.imaging.tiles import OVERLAP
+from patchscaler.imaging.tiles import OVERLAP, patches_of
 
 DAY = 86_400
 PATCH = 16  # latents
