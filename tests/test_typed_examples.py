@@ -1,7 +1,11 @@
-"""What README shows in Python passes `mypy --strict`, as in a program of somebody who installed the package."""
+"""What README shows in Python passes `mypy --strict` and pyright, as in a program that uses the installed package."""
 
 import dataclasses
 import inspect
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -49,6 +53,20 @@ def test_readme_examples_are_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     lines = [line for line in said.splitlines() if ": error:" in line]
     assert not [line for line in lines if "readme.py" in line], said
     assert {int(line.split(":")[1]) for line in lines} == {8, 9, 10, 11}, said  # what is wrong is seen
+
+
+@pytest.mark.slow
+def test_pyright_agrees(tmp_path: Path) -> None:
+    (tmp_path / "readme.py").write_text("\n".join(blocks(ROOT / "README.md", "python")))
+    (tmp_path / "wrong.py").write_text(WRONG)
+    settings = {"extraPaths": [str(Path(patchscaler.__file__).parents[1])], "pythonVersion": "3.10"}
+    (tmp_path / "pyrightconfig.json").write_text(json.dumps(settings))
+    environment = os.environ | {"PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}  # of newer versions
+    line = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable]
+    said = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False).stdout
+    found = json.loads(said)["generalDiagnostics"]
+    places = {(Path(each["file"]).name, each["range"]["start"]["line"] + 1) for each in found}
+    assert places == {("wrong.py", line) for line in (8, 9, 10, 11)}, said
 
 
 def test_the_types_say_what_the_code_takes() -> None:

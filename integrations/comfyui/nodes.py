@@ -112,7 +112,11 @@ class PatchScalerDifficultyMap:
 
 
 class PatchScalerTextureMemory:
-    """The model with a texture memory of one's own photos: loaded from `memory`, or built there of `photos` first."""
+    """The model with a texture memory of one's own photos: loaded from `memory`, or built there of `photos` first.
+
+    Textures are cut from the photos as they are, 128 pixels wide, at the sharpness that results shall have. A photo
+    with a side below 256 pixels has hardly any of them, and enlarging it first would teach its blur: it is left out.
+    """
 
     CATEGORY = CATEGORY
     RETURN_TYPES = (MODEL,)
@@ -127,7 +131,10 @@ class PatchScalerTextureMemory:
                 "memory": ("STRING", {"default": "", "tooltip": "folder of a texture memory, made if it is missing"}),
             },
             "optional": {
-                "photos": ("STRING", {"default": "", "tooltip": "folder of sharp photos to build it of"}),
+                "photos": (
+                    "STRING",
+                    {"default": "", "tooltip": "folder of sharp photos, sides from 256 pixels on, to build it of"},
+                ),
                 "size": ("INT", {"default": 2000, "min": 1, "max": 100_000, "tooltip": "textures kept"}),
                 "candidates": ("INT", {"default": 20_000, "min": 1, "max": 1_000_000, "tooltip": "to choose from"}),
             },
@@ -148,19 +155,24 @@ class PatchScalerTextureMemory:
 
     def _build(self, model: Any, memory: str, photos: str, size: int, candidates: int) -> None:
         from patchscaler.data.pictures import PictureSet
+        from patchscaler.errors import ConfigError, DataError
         from patchscaler.storage import model_folder
         from patchscaler.training.texture import build_memory
 
         parts, show = Path(model_folder(model.engine.model.name)), _progress()
-        build_memory(
-            PictureSet(photos),
-            str(parts / "autoencoder"),
-            str(parts / "texture_classifier"),
-            memory,
-            size=size,
-            candidates=candidates,
-            on_candidate=lambda done: show(done / candidates),
-        )
+        try:
+            build_memory(
+                PictureSet(photos, cache=f"{memory}_cache"),
+                str(parts / "autoencoder"),
+                str(parts / "texture_classifier"),
+                memory,
+                size=size,
+                candidates=candidates,
+                on_candidate=lambda done: show(done / candidates),
+            )
+        except DataError as error:
+            why = "small photos don't serve: textures are cut 128 pixels wide from sharp ones, as they are"
+            raise ConfigError(f"{error}; {why}") from error
 
 
 NODE_CLASS_MAPPINGS = {

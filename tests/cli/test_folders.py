@@ -14,17 +14,13 @@ from PIL import Image
 from command_files import files_in, make_picture, make_result
 from patchscaler.cli.existing import Existing, settle
 from patchscaler.cli.folders import (
-    DEFAULT_NAME,
-    FileFormat,
     Frames,
-    Naming,
-    Source,
     Target,
     Targets,
     find_sources,
     plan_jobs,
-    size_label,
 )
+from patchscaler.cli.naming import DEFAULT_NAME, FileFormat, Naming, Source, size_label
 from patchscaler.errors import ConfigError
 
 PLAIN = Naming(DEFAULT_NAME, "x4", "tiny", 0)

@@ -11,8 +11,13 @@ from conftest import Answer, Call
 from PIL import Image
 
 from command_files import files_in, make_picture, make_result
-from patchscaler.cli.enlarge import place_of
+from patchscaler.cli.enlarge import most_patches, place_of
+from patchscaler.cli.folders import Job
+from patchscaler.cli.naming import Source
 from patchscaler.cli.streams import Talk
+from patchscaler.engines.load import load_engine
+from patchscaler.imaging.geometry import Size
+from patchscaler.imaging.tiles import patches_of
 
 PROGRAM = [sys.executable, "-c", "from patchscaler.cli.main import main; main()", "upscale"]
 
@@ -135,3 +140,26 @@ def test_a_folder_says_how_far_it_is() -> None:
     assert place_of(0, 3, 0.0) == "1/3: "
     assert place_of(2, 12, 20.0) == "3/12, about 2 min left: "
     assert place_of(2, 4, 20.0) == "3/4, about 20 s left: "
+
+
+def test_a_list_of_what_failed(upscale: Call, tmp_path: Path) -> None:
+    make_picture(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "b.png").write_text("no picture")
+    answer = upscale("in", "nowhere.png", "-o", "out/", "--failures", "failed.txt")
+    assert answer.code == 1
+    lines = (tmp_path / "failed.txt").read_text().splitlines()
+    assert lines == [line.removeprefix("patchscaler: ") for line in answer.err.splitlines()]
+    assert [line.split(":")[0] for line in lines] == ["nowhere.png", "in/b.png"]
+    assert upscale("in/a.png", "-o", "out/", "--failures", "failed.txt").code == 0
+    assert (tmp_path / "failed.txt").read_bytes() == b""
+
+
+def test_no_more_workers_than_there_is_work(tiny_model: Path, tmp_path: Path) -> None:
+    model = load_engine(tiny_model, device="cpu").model
+    jobs = [Job(Source(make_picture(tmp_path / f"{w}.png", w, 6)), Path("r.png"), None, None) for w in (9, 60)]
+    few, many = (patches_of(Size(6, width), model.patch, model.overlap) for width in (9, 60))
+    assert few < many
+    assert most_patches(model, jobs[:1], {"scale": None}, 99) == few
+    assert most_patches(model, jobs, {"scale": None}, 99) == many
+    assert most_patches(model, jobs, {"scale": 8}, 99) > many
+    assert most_patches(model, jobs[:1], {"width": 3}, 99) == 1  # a wish that can't be met is said later

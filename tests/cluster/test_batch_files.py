@@ -13,12 +13,13 @@ import pytest
 import patchscaler.cluster.places as places_module
 from batch_files import put, results
 from command_files import files_in, make_result
-from patchscaler.cluster.job import _units_table, found_table
+from patchscaler.cluster.job import _units_table, found_table, result_table
 from patchscaler.cluster.manifest import Row
 from patchscaler.cluster.names import NOT_TEXT
 from patchscaler.cluster.places import Place, place_of
-from patchscaler.cluster.sinks import Sink, check_kind
-from patchscaler.cluster.sources import Found, find_units, read_units, stem_of
+from patchscaler.cluster.reading import Found, read_units
+from patchscaler.cluster.sinks import Result, Sink, check_kind
+from patchscaler.cluster.sources import find_units, stem_of
 from patchscaler.errors import ConfigError, ImageReadError, ImageWriteError
 
 PICTURES = {"a.png": b"one", "day 2/b.jpg": b"two", "day 2/c.WEBP": b"three"}
@@ -96,6 +97,45 @@ def test_shards(root: str) -> None:
     expected = {"s-0/x/1.png": b"one", "s-0/2.jpg": b"two", "s-0/x/1.webp": None, "s-1/1.png": b"one"}
     assert found(root) == found(f"{root}/s-*.tar") == expected
     assert found(root, frozenset(expected)) == {}
+
+
+def test_what_belongs_to_a_picture_travels_with_it(root: str) -> None:
+    sample = {"x/1.jpg": b"one", "x/1.cls": b"7", "x/1.json": b'{"a": 1}', "2.png": b"two", "3.cls": b"nobody's"}
+    put(root, {"s.tar": tar_of(sample), "t.parquet": table(image=[b"p", b"q"], id=["k", "l"], label=[3, 4])})
+    one, two = read_units(find_units(f"{root}/s.tar"))
+    rows = list(read_units(find_units(f"{root}/t.parquet")))
+    assert [each.sample for each in (one, two, *rows)] == ["x/1", "2", "k", "l"]
+    made = [
+        Result(Row(each.key, "done", result=f"{each.name}_x4.png"), b"made", each.sample, each.fields)
+        for each in (one, two, *rows)
+    ]
+    sent = result_table(made)  # as Ray carries them
+    assert [sent[name].to_pylist() for name in ("sample", "fields")] == [
+        [each.sample for each in made],
+        [each.fields for each in made],
+    ]
+    (shard,) = {row.shard for row in Sink(place_of(root), "shards").write(made)}
+    with tarfile.open(fileobj=io.BytesIO((place_of(root) / shard).read())) as tar:
+        members = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
+    assert {name: data for name, data in members.items() if not name.endswith("json")} == {
+        "x/1.png": b"made", "x/1.cls": b"7", "2.png": b"made", "k.png": b"made", "k.label": b"3", "l.png": b"made",
+        "l.label": b"4",
+    }  # fmt: skip
+    assert members["x/1.json"] == b'{"a": 1}'
+    assert json.loads(members["x/1.patchscaler.json"])["key"] == "s/x/1.jpg"
+    assert json.loads(members["2.json"])["key"] == "s/2.png"
+    (part,) = {row.shard for row in Sink(place_of(root), "parquet").write(made)}
+    read = parquet.read_table(io.BytesIO((place_of(root) / part).read()))
+    assert read["key"].to_pylist() == ["x/1", "2", "k", "l"]
+    assert read["cls"].to_pylist() == [b"7", None, None, None]
+    assert read["label"].to_pylist() == [None, None, 3, 4]
+
+
+def test_samples_of_one_name_stay_apart(root: str) -> None:
+    twins = [Result(Row(f"{s}/1.png", "done", result=f"{s}/1_x4.png"), s.encode(), "1") for s in ("s-0", "s-1")]
+    (shard,) = {row.shard for row in Sink(place_of(root), "shards").write(twins)}
+    with tarfile.open(fileobj=io.BytesIO((place_of(root) / shard).read())) as tar:
+        assert tar.getnames() == ["1.png", "1.json", "s-1/1_x4.png", "s-1/1_x4.json"]
 
 
 def test_damaged_shards_and_tables_fail_after_what_is_whole(root: str) -> None:

@@ -15,14 +15,15 @@ from test_cli import files_in, truncated
 from test_docs import ROOT, blocks
 
 from patchscaler.cluster.attempts import MOST, Attempts
-from patchscaler.cluster.enlarger import Enlarger, Work, name_clashes, patches_of
+from patchscaler.cluster.enlarger import Enlarger, Work, name_clashes
 from patchscaler.cluster.job import Cluster, describe, found_table, result_table, run_job, sink_of
 from patchscaler.cluster.manifest import Ledger, Row, rows_of
 from patchscaler.cluster.places import place_of
+from patchscaler.cluster.reading import Found
 from patchscaler.cluster.sinks import Result
-from patchscaler.cluster.sources import Found
 from patchscaler.errors import ConfigError
 from patchscaler.imaging.geometry import Size
+from patchscaler.imaging.tiles import patches_of
 from patchscaler.options import Options
 
 SAVING = {"quality": 95, "lossless": False, "metadata": True}
@@ -133,7 +134,7 @@ def test_nothing_to_do_needs_no_ray(
     ledger = Ledger(sink.root)
     ledger.open(describe(sink, work))
     ledger.add([Row("a.png", "failed", "broken")])
-    assert run_job(str(tmp_path / "in"), sink, work, Cluster()) == (0, 0, 1)
+    assert run_job(str(tmp_path / "in"), sink, work, Cluster()) == (0, 0, 0, 1)
     assert len(parquet.read_table(tmp_path / "enlarged/_batch/manifest.parquet")) == 0
     monkeypatch.chdir(tmp_path)
     (code,) = blocks(ROOT / "docs" / "batch.md", "python")
@@ -150,7 +151,7 @@ def test_a_sink_below_the_source_is_not_searched(tmp_path: Path, tiny_model: Pat
     ledger = Ledger(sink.root)
     ledger.open(describe(sink, work))
     ledger.add([Row("a.png", "done")])
-    assert run_job(str(source), sink, work, Cluster()) == (0, 0, 1)
+    assert run_job(str(source), sink, work, Cluster()) == (0, 0, 1, 0)
     with pytest.raises(ConfigError, match="is the source too"):
         run_job(f"{source}/", sink_of(str(source), "folder"), work, Cluster())
 
@@ -159,7 +160,7 @@ def test_tables_between_tasks_keep_what_is_not_there() -> None:
     found = [Found("a", "b", None, None, "why"), Found("c", "d", 2**40, b"x" * 9)]
     assert [Found(**row) for row in found_table(found).to_pylist()] == found
     table = result_table([Result(Row("a", "failed", "why"), None)])
-    assert table["file"].to_pylist() == [None]
+    assert table["data"].to_pylist() == [None]
     assert len(result_table([])) == len(found_table([])) == 0
 
 
@@ -198,6 +199,21 @@ def test_another_job_in_the_same_sink_is_refused(tmp_path: Path, tiny_model: Pat
     other = Work(str(tiny_model), {"scale": 2}, Options(steps=(1, 1, 1)), SAVING)
     with pytest.raises(ConfigError, match="belongs to a job with size"):
         run_job(str(pictures), sink, other, Cluster())
+
+
+def test_failures_on_record_keep_the_exit_code(call: Call, tmp_path: Path, tiny_model: Path, pictures: Path) -> None:
+    """A second run, which has nothing left to do."""
+    sink = sink_of(str(tmp_path / "out"), "folder")
+    ledger = Ledger(sink.root)
+    size = {"scale": None, "width": None, "height": None, "max_side": None}
+    ledger.open(describe(sink, Work(str(tiny_model), size, Options(steps=(1, 1, 1)), SAVING)))
+    keys = [found.key for found in found_in(pictures)]
+    ledger.add([Row(key, "failed" if key in ("empty.png", "half.png") else "done") for key in keys])
+    answer = call("batch", "in", "out", "--model", tiny_model, "--steps", "1,1,1", "--gpus", "0")
+    assert answer.code == 1
+    left = "2 failed before, and were left alone (--retry-failed)"
+    assert answer.out == f"0 enlarged, 6 finished before, 0 failed; {left}\n"
+    assert answer.err == "patchscaler: the reasons are in out/_batch/failures.parquet\n"
 
 
 @pytest.mark.slow

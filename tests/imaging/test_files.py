@@ -1,6 +1,7 @@
 """Writing pictures and reading them back: every depth, mode and orientation survives."""
 
 import errno
+import io
 
 import numpy as np
 import pytest
@@ -233,3 +234,22 @@ def test_folders_without_pictures_and_missing_paths(tmp_path):
         find_pictures([tmp_path])
     with pytest.raises(ImageReadError, match="no such file"):
         find_pictures([tmp_path / "none"])
+
+
+@pytest.mark.parametrize(("name", "kind"), [("png", "PNG"), ("JPG", "JPEG"), ("tif", "TIFF"), ("webp", "WEBP")])
+def test_file_objects_go_in_and_out(tmp_path, name, kind):
+    pixels = np.random.default_rng(0).random((1, 3, 7, 9), np.float32)
+    write_picture(file := io.BytesIO(), pixels, format=name, history="made")
+    with Image.open(io.BytesIO(file.getvalue())) as image:
+        assert (image.format, image.size) == (kind, (9, 7))
+    file.seek(0)
+    assert read_picture(file).size == (7, 9)
+    with open(tmp_path / "named.png", "wb") as own:
+        write_picture(own, pixels)
+    assert read_picture(tmp_path / "named.png").size == (7, 9)
+    with pytest.raises(ImageWriteError, match=r"the picture: unknown format ''; use one of \.png"):
+        write_picture(io.BytesIO(), pixels)
+    closed = io.BytesIO()
+    closed.close()
+    with pytest.raises(ImageWriteError, match="the picture: could not be written"):
+        write_picture(closed, pixels, format="png")

@@ -8,6 +8,7 @@ import dataclasses
 import importlib.util
 import inspect
 import json
+import re
 import sys
 import types
 from collections.abc import Iterator
@@ -25,7 +26,13 @@ from patchscaler.errors import ConfigError
 from patchscaler.integrations import comfy as bridge
 from patchscaler.models.texture import ReferenceTextureMemory
 
-FOLDER = Path(__file__).parents[2] / "integrations" / "comfyui"
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "integrations" / "comfyui"
 # ComfyUI's own types that the nodes use, and what a value of them is in Python; MODEL is ours.
 WIDGETS = {"STRING": str, "INT": int, "FLOAT": float, "BOOLEAN": bool}
 SOCKETS = {"IMAGE", "MASK", "PATCHSCALER_MODEL"}
@@ -184,6 +191,30 @@ def test_a_texture_memory(
         upscaler.engine.model = dataclasses.replace(upscaler.engine.model, eta=1e-6)
     (made,) = nodes["PatchScalerUpscale"]().upscale(own, images(), 4.0, "best", 0)
     assert not torch.equal(made, nodes["PatchScalerUpscale"]().upscale(model, images(), 4.0, "best", 0)[0])
+
+
+def test_small_photos_are_refused_with_the_reason(
+    nodes: dict[str, Any], comfy: dict[str, Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (200, 300)).save(tmp_path / "photos" / "small.png")
+    (model,) = nodes["PatchScalerModel"]().load(str(tiny_model))
+    with pytest.raises(ConfigError, match="at least min_side = 256 pixels; small photos don't serve: textures are cut"):
+        nodes["PatchScalerTextureMemory"]().use(model, str(tmp_path / "memory"), str(tmp_path / "photos"))
+
+
+def test_the_folder_is_what_the_registry_wants() -> None:
+    """https://docs.comfy.org/registry/specifications, as far as it can be kept before somebody publishes it."""
+    described = tomllib.loads((FOLDER / "pyproject.toml").read_text())
+    own, project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"], described["project"]
+    assert re.fullmatch(r"[a-z0-9][a-z0-9-]{0,99}", project["name"])
+    assert not project["name"].startswith("comfyui")  # the registry's advice
+    assert project["version"] == own["version"]
+    assert project["license"] == {"file": "LICENSE"}
+    assert (FOLDER / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    assert project["requires-python"] == own["requires-python"]
+    assert described["tool"]["comfy"]["DisplayName"] == "PatchScaler"
+    assert (FOLDER / "requirements.txt").read_text().split() == project["dependencies"]
 
 
 def test_a_memory_that_does_not_fit(nodes: dict[str, Any], tiny_upscaler: Upscaler, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from patchscaler.cli.folders import FORMAT_SUFFIXES, FileFormat, size_label
+from patchscaler.cli.naming import FORMAT_SUFFIXES, FileFormat, size_label
 from patchscaler.cli.upscale import parse_options
 from patchscaler.engines.devices import available_devices
 from patchscaler.errors import ConfigError
@@ -100,8 +100,11 @@ def batch(
     except KeyboardInterrupt as error:
         typer.echo("patchscaler: interrupted; finished pictures are kept", err=True)
         raise typer.Exit(130) from error
-    typer.echo(f"{outcome.done} enlarged, {outcome.before} finished before, {outcome.failed} failed")
-    if outcome.failed:
+    words = f"{outcome.done} enlarged, {outcome.before} finished before, {outcome.failed} failed"
+    if outcome.failed_before:
+        words += f"; {outcome.failed_before} failed before, and were left alone (--retry-failed)"
+    typer.echo(words)
+    if outcome.failed or outcome.failed_before:
         typer.echo(f"patchscaler: the reasons are in {sink.rstrip('/')}/_batch/failures.parquet", err=True)
         raise typer.Exit(1)
 

@@ -2,9 +2,10 @@
 
 import json
 import os
-import uuid
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ from patchscaler.engines.processor import fast_bfloat16
 from patchscaler.errors import ImageWriteError, PatchScalerError, reason
 
 if TYPE_CHECKING:
+    from patchscaler.engines.protocol import ModelInfo
+    from patchscaler.imaging.geometry import Size
+    from patchscaler.imaging.opening import PictureFile
     from patchscaler.imaging.picture import Picture
     from patchscaler.report import Progress, ProgressCallback
     from patchscaler.upscaler import Result
@@ -37,8 +41,8 @@ def place_of(number: int, count: int, seconds: float) -> str:
 
 
 @contextmanager
-def complaining(job: Job, failed: list[Job]) -> Iterator[None]:
-    """An error that is the picture's fault becomes a line on stderr, and its job one of `failed`."""
+def complaining(job: Job, failed: list[str]) -> Iterator[None]:
+    """An error that is the picture's fault becomes a line on stderr, and one of `failed`."""
     try:
         yield
     except (PatchScalerError, OSError, MemoryError, RuntimeError) as error:
@@ -46,23 +50,89 @@ def complaining(job: Job, failed: list[Job]) -> Iterator[None]:
         if words is None:
             raise
         complain(words)
-        failed.append(job)
+        failed.append(words)
 
 
 def read_job(job: Job, targets: Targets, size: dict[str, Any]) -> "Picture":
     """The picture of a job, once all is checked that can be before the long work; `size` as Upscaler takes it."""
-    from patchscaler.imaging.files import PictureFile, check_format, read_picture
+    from patchscaler.imaging.files import read_picture
     from patchscaler.stages.sizes import target_size
 
     make_folders(job, targets)
     check_names(job)
-    file = PictureFile(job.source.called or str(job.source.path), job.source.path)
-    picture = read_picture(file, frame=job.source.frame)
-    check_format(job.result, target_size(picture.size, **size))
-    for path in job.outputs:
-        if not os.access(path.parent, os.W_OK | os.X_OK) or os.path.isdir(path):
-            raise ImageWriteError(f"{path}: cannot be written there; choose another place or create the folder first")
+    picture = read_picture(_file_of(job), frame=job.source.frame)
+    check_result(job, target_size(picture.size, **size))
     return picture
+
+
+def _file_of(job: Job) -> "PictureFile":
+    from patchscaler.imaging.files import PictureFile
+
+    return PictureFile(job.source.called or str(job.source.path), job.source.path)
+
+
+def check_result(job: Job, size: "Size") -> str:
+    """Pillow's name of the result's format; raises ImageWriteError where it can't be written."""
+    from patchscaler.imaging.animation import ANIMATED
+    from patchscaler.imaging.files import check_format
+
+    suffix = job.result.suffix.lower()
+    if job.source.animated and suffix not in ANIMATED:
+        raise ImageWriteError(f"{job.result}: holds no animation; use one of {', '.join(ANIMATED)}")
+    kind = "GIF" if suffix == ".gif" else check_format(job.result, size)
+    for path in job.outputs:
+        if path.parent.exists() and (not os.access(path.parent, os.W_OK | os.X_OK) or os.path.isdir(path)):
+            raise ImageWriteError(f"{path}: cannot be written there; choose another place or create the folder first")
+    return kind
+
+
+def most_patches(model: "ModelInfo", jobs: Sequence[Job], size: dict[str, Any], enough: int) -> int:
+    """Of the largest picture, by its header: more workers than that have nothing to do. `enough` is as good as more."""
+    from patchscaler.imaging.files import read_size
+    from patchscaler.imaging.geometry import SCALE, Size
+    from patchscaler.imaging.tiles import patches_of
+    from patchscaler.stages.sizes import target_size
+
+    most = 1
+    for job in jobs:
+        with suppress(PatchScalerError, OSError):  # which is said when its turn comes
+            before = read_size(job.source.path, frame=job.source.first)
+            after = target_size(before, **size)
+            last = Size(*(max(own, -(-side // SCALE)) for own, side in zip(before, after, strict=True)))
+            most = max(most, patches_of(last, model.patch, model.overlap))
+        if most >= enough:
+            break
+    return most
+
+
+def animate_job(
+    job: Job, targets: Targets, size: dict[str, Any], saving: dict[str, Any], enlarge: "Callable[..., Result]"
+) -> str:
+    """Do one animation, frame by frame; one line about it. `enlarge`: an Upscaler with its options."""
+    from patchscaler.imaging.animation import read_animation, write_animation
+    from patchscaler.imaging.files import losses, read_picture
+    from patchscaler.stages.sizes import target_size
+
+    make_folders(job, targets)
+    check_names(job)
+    animation = read_animation(_file_of(job))
+    seconds, lost = 0.0, dict[str, None]()
+    with tempfile.TemporaryDirectory(prefix="patchscaler-") as folder:
+        frames = [Path(folder) / f"{number}.png" for number in range(len(animation.numbers))]
+        for number, frame in zip(animation.numbers, frames, strict=True):
+            picture = read_picture(_file_of(job), frame=number)
+            kind = check_result(job, target_size(picture.size, **size))
+            if kind == "GIF":  # has no profiles
+                picture = replace(picture, icc_profile=None, beyond=None)
+            lost |= dict.fromkeys(losses(picture, kind, saving["metadata"]))
+            result = enlarge(picture, file=frame)
+            result.save(frame, **saving)
+            result.clear()
+            seconds += result.seconds
+        write_animation(job.result, frames, animation, **saving)
+    sizes = " -> ".join(f"{each.width}x{each.height}" for each in (result.source.size, result.size))
+    words = [f"{job.source} -> {job.result}: {len(frames)} frames, {sizes} in {seconds:.1f} s", *lost]
+    return "; ".join([*words, "256 colours a frame"] if kind == "GIF" else words)
 
 
 def write_job(job: Job, result: "Result", model: str, saving: dict[str, Any], named: str | None) -> str:
@@ -78,7 +148,7 @@ def write_job(job: Job, result: "Result", model: str, saving: dict[str, Any], na
         facts = names | {"version": __version__, "result_size": result.size, **result.report.as_dict()}
         if len(result.passes) > 1:
             facts["first_pass"] = result.passes[0].report.as_dict()
-        _write_text(job.report, json.dumps(facts, indent=2) + "\n")
+        write_text(job.report, json.dumps(facts, indent=2) + "\n")
     result.clear()
     kind = check_format(job.result, result.size)
     return _summary(job, result, named) + "".join(
@@ -112,17 +182,15 @@ def _write_qmap(path: Path, result: "Result") -> None:
     write_picture(path, picture_from(drawn).pixels, history=f"PatchScaler {__version__}: map of patches")
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     """Write whole or not at all; raises ImageWriteError."""
-    partial = path.with_name(f".{uuid.uuid4().hex}.part")
+    from patchscaler.imaging.writing import whole_file
+
     try:
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        with whole_file(path) as file:
+            file.write(text.encode())
     except OSError as error:
         raise ImageWriteError(f"{path}: cannot be written ({error.strerror}); choose another folder") from error
-    finally:
-        with suppress(OSError):
-            partial.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -36,3 +36,19 @@ def export_graphs(
 def _list(paths: list[Path]) -> None:
     for path in paths:
         typer.echo(f"{path}  {path.stat().st_size / 2**20:.1f} MiB")
+
+
+@export_app.command("spandrel")
+def export_spandrel(
+    out: Annotated[Path, typer.Argument(metavar="FILE.safetensors")],
+    model: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="bundled name or folder")] = "tiny",
+) -> None:
+    """Write restorer and decoder as one file for spandrel (`patchscaler.integrations.spandrel` registers it)."""
+    import torch
+
+    from patchscaler.integrations.spandrel import export
+    from patchscaler.models.model import load_model
+    from patchscaler.storage import fetch_model
+
+    export(load_model(fetch_model(model), torch.float32), out)
+    _list([out])

@@ -1,55 +1,25 @@
 """Which pictures a call means, and what their results are called."""
 
 import os
-import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
 
+from patchscaler.cli.naming import Naming, Source
 from patchscaler.errors import ConfigError, ImageReadError, ImageWriteError
 
-FORMAT_SUFFIXES = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tif": ".tif", "avif": ".avif"}
-DEFAULT_NAME = "{stem}_{size}"
 MOST_KINDS = 6  # of files left out, that are named
 
 
 class Frames(str, Enum):
-    """What to do with animations and files of several pages."""
+    """What to do with animations and files of several pages; `all`: an animation becomes one again."""
 
     refuse = "refuse"
     first = "first"
     each = "each"
-
-
-class FileFormat(str, Enum):
-    """Of results whose name we choose; `same`: the input's, or PNG where that cannot be written."""
-
-    png = "png"
-    jpg = "jpg"
-    webp = "webp"
-    tif = "tif"
-    avif = "avif"
-    same = "same"
-
-
-class Source(NamedTuple):
-    """A picture: its file, the folder of the call in which it was found (None: named itself), which frame of it, and
-    what it is called where that isn't its path."""
-
-    path: Path
-    folder: Path | None = None
-    frame: int | None = None
-    called: str | None = None
-
-    @property
-    def subfolder(self) -> Path:
-        return Path() if self.folder is None else self.path.relative_to(self.folder).parent
-
-    def __str__(self) -> str:
-        name = self.called or str(self.path)
-        return name if self.frame is None else f"{name} (frame {self.frame + 1})"  # as in results' names
+    all = "all"
 
 
 class Target(NamedTuple):
@@ -75,50 +45,6 @@ class Targets(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Naming:
-    """How results are called: `template` with the fields stem, ext, size, model, seed, frame; raises ConfigError."""
-
-    template: str
-    size: str
-    model: str
-    seed: int
-    file_format: FileFormat = FileFormat.png
-
-    def __post_init__(self) -> None:
-        example = self.stem(Source(Path("picture.png"), frame=0))
-        if not example or example.startswith(".") or set(example) & set('/\\\0<>:"|?*'):
-            raise ConfigError(f"--name {self.template}: makes {example!r}, which is no file name; use other characters")
-
-    def stem(self, source: Source) -> str:
-        number = "" if source.frame is None else f"{source.frame + 1:04d}"
-        fields = {
-            "stem": source.path.stem,
-            "ext": source.path.suffix[1:],
-            "size": self.size,
-            "model": Path(self.model).name,
-            "seed": self.seed,
-            "frame": number,
-        }
-        try:
-            used = {field for _, field, _, _ in string.Formatter().parse(self.template) if field is not None}
-            if not used <= set(fields):
-                raise KeyError(*(used - set(fields)))
-            name = self.template.format(**fields)
-        except (KeyError, ValueError, IndexError) as error:
-            known = ", ".join(f"{{{field}}}" for field in fields)
-            raise ConfigError(f"--name {self.template}: cannot be filled in ({error}); use {known}") from None
-        return f"{name}_{number}" if number and "frame" not in used else name
-
-    def suffix(self, source: Source) -> str:
-        from patchscaler.imaging.files import FORMATS
-
-        if self.file_format is FileFormat.same:
-            own = source.path.suffix.lower()
-            return own if own in FORMATS else ".png"
-        return FORMAT_SUFFIXES[self.file_format.value]
-
-
-@dataclass(frozen=True)
 class Job:
     """One picture and the files to be made of it; `named`: those whose names the user gave."""
 
@@ -133,19 +59,15 @@ class Job:
         return [path for path in (self.result, self.qmap, self.report) if path is not None]
 
 
-def size_label(scale: float | None, width: int | None, height: int | None, max_side: int | None) -> str:
-    """What {size} stands for: "x4", "x1.5", "w1920", "w1920_h1080", "max4000"."""
-    sides = (("w", width), ("h", height), ("max", max_side))
-    return "_".join(f"{letter}{side}" for letter, side in sides if side is not None) or f"x{scale or 4:g}"
-
-
-def target(option: str, given: str | None, several: bool) -> Target | None:
+def target(option: str, given: str | None, several: bool, animated: bool = False) -> Target | None:
     """What an option names, folders made; raises ConfigError for a file where a folder is needed or of no format."""
+    from patchscaler.imaging.animation import ANIMATED
     from patchscaler.imaging.files import FORMATS
 
     if given is None:
         return None
-    path, suffixes = Path(given), (".json",) if option == "--report" else tuple(FORMATS)
+    path, pictures = Path(given), tuple({**FORMATS, **ANIMATED} if animated else FORMATS)
+    suffixes = (".json",) if option == "--report" else pictures
     if os.path.isdir(path) or given.endswith(("/", os.sep)) or (several and not path.suffix):
         return Target(path, is_folder=True)
     if several:
@@ -230,6 +152,7 @@ def left_out(search: Search, jobs: Sequence[Job], targets: Targets) -> str:
 
 def _split(source: Source, frames: Frames) -> list[Source]:
     """The wanted frames of a file; a file that cannot be read stays whole, and is complained of when its turn comes."""
+    from patchscaler.imaging.animation import is_animation
     from patchscaler.imaging.files import find_frames
 
     try:
@@ -238,6 +161,8 @@ def _split(source: Source, frames: Frames) -> list[Source]:
         return [source]
     if len(numbers) < 2:
         return [source]
+    if frames is Frames.all:  # pages are none, which is said when their turn comes
+        return [source._replace(animated=is_animation(source.path))]
     if frames is Frames.first:
         return [source._replace(frame=numbers[0])]
     return [source._replace(frame=number) for number in numbers]

@@ -3,29 +3,28 @@
 import os
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from patchscaler.cli.backbone import Backbone
-from patchscaler.cli.enlarge import complain, complaining, place_of, progress_bar, read_job, write_job
-from patchscaler.cli.existing import Existing, check_names, settle
-from patchscaler.cli.folders import (
-    DEFAULT_NAME,
-    FORMAT_SUFFIXES,
-    FileFormat,
-    Frames,
-    Job,
-    Naming,
-    Source,
-    Targets,
-    find_sources,
-    left_out,
-    plan_jobs,
-    size_label,
-    target,
+from patchscaler.cli.enlarge import (
+    animate_job,
+    check_result,
+    complain,
+    complaining,
+    most_patches,
+    place_of,
+    progress_bar,
+    read_job,
+    write_job,
+    write_text,
 )
+from patchscaler.cli.existing import Existing, check_names, settle
+from patchscaler.cli.folders import Frames, Job, Targets, find_sources, left_out, plan_jobs, target
+from patchscaler.cli.naming import DEFAULT_NAME, FORMAT_SUFFIXES, FileFormat, Naming, Source, size_label
 from patchscaler.cli.streams import PIPE, STDIN, piped, send
 from patchscaler.engines.devices import choose_devices
 from patchscaler.errors import ConfigError, ImageReadError, ImageWriteError, PatchScalerError
@@ -108,6 +107,9 @@ def upscale(
     report: Annotated[
         str | None, typer.Option(metavar="FILE.json", help="time, memory and steps; a folder for several inputs")
     ] = None,
+    failures: Annotated[
+        Path | None, typer.Option(metavar="FILE.txt", help="list of what failed, a line each; of none: empty")
+    ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="subfolders too, kept in -o")] = False,
     existing: Annotated[
         Existing | None,
@@ -146,9 +148,11 @@ def upscale(
     saving = {"quality": file_quality, "lossless": lossless, "metadata": metadata}
     engine = "torch" if backbone else engine
     devices = choose_devices(device, workers, engine)
+    if frames is Frames.all and (qmap or report or resume):
+        raise ConfigError("--qmap, --report and --resume are for single pictures; use --frames each with them")
 
     check_file_options(output, file_format, lossless)
-    naming = Naming(name, size_label(**size), model, seed, file_format or FileFormat.png)
+    naming = Naming(name, size_label(**size), model, seed, file_format)
     with piped(inputs, output, naming.suffix(Source(Path("picture")))) as (paths, place, sent):
         # 1. Everything that can be wrong with the call as a whole, before any work.
         search = find_sources(paths, recursive, frames)
@@ -158,22 +162,24 @@ def upscale(
             complain(complaint)
         several = len(inputs) > 1 or any(map(os.path.isdir, inputs)) or frames is Frames.each
         targets = Targets(
-            target("-o", place, several), target("--qmap", qmap, several), target("--report", report, several)
+            target("-o", place, several, frames is Frames.all),
+            target("--qmap", qmap, several),
+            target("--report", report, several),
         )
         planned = plan_jobs(search.sources, targets, naming)
         jobs, skipped, foreign = settle(planned, existing)
         for complaint in foreign:
             complain(complaint)
-        complained = len(search.complaints) + len(foreign)
+        failed = [*search.complaints, *foreign]
         aside = left_out(search, planned, targets)
         if dry_run:
-            failures = sum(not _foretell(job, size) for job in jobs)
+            foretold = sum(not _foretell(job, size) for job in jobs)
             if aside:
                 typer.echo(aside)
-            raise typer.Exit(min(1, complained + failures))
+            raise typer.Exit(min(1, len(failed) + foretold))
 
         # 2. Each picture for itself.
-        failed: list[Job] = []
+        before = len(failed)
         try:
             if jobs:
                 from patchscaler.engines.load import load_engine
@@ -182,36 +188,38 @@ def upscale(
                 if alone:
                     work_alone()
                 loaded = load_engine(model, engine, device=devices[0])
+                if len(devices) > 1:
+                    devices = devices[: most_patches(loaded.model, jobs, size, len(devices))]
                 upscaler = borrowed.upscaler(loaded) if backbone else new_upscaler(loaded, devices, split)
                 with upscaler:
                     began, budgeted = time.monotonic(), started if alone else time.perf_counter()
                     for number, job in enumerate(jobs):
                         place = place_of(number, len(jobs), time.monotonic() - began) + job.source.path.name
                         with complaining(job, failed), progress_bar(place) as notify:
-                            result = upscaler(
-                                read_job(job, targets, size),
-                                **size,
-                                options=options,
-                                file=job.result,
-                                resume=resume,
-                                started=budgeted,
-                                on_progress=notify,
+                            enlarge = partial(
+                                upscaler, **size, options=options, resume=resume, started=budgeted, on_progress=notify
                             )
-                            named = None if sent is None else "standard output"
-                            line = write_job(job, result, model, saving, named)
+                            if job.source.animated:
+                                line = animate_job(job, targets, size, saving, enlarge)
+                            else:
+                                result = enlarge(read_job(job, targets, size), file=job.result)
+                                named = None if sent is None else "standard output"
+                                line = write_job(job, result, model, saving, named)
                             typer.echo(line, err=sent is not None)
                         budgeted = time.perf_counter()
             if sent is not None and jobs and not failed:
                 send(sent)
+            if failures is not None:
+                write_text(failures, "".join(f"{line}\n" for line in failed))
         except KeyboardInterrupt as error:
             typer.echo("patchscaler: interrupted; finished pictures are kept", err=True)
             raise typer.Exit(130) from error
-    failures = len(failed)
-    if len(jobs) + len(skipped) + complained > 1 or skipped or aside:
-        words = [f"{len(jobs) - failures} enlarged, {len(skipped)} skipped, {failures + complained} failed"]
+    done = len(jobs) - (len(failed) - before)
+    if done + len(skipped) + len(failed) > 1 or skipped or aside:
+        words = [f"{done} enlarged, {len(skipped)} skipped, {len(failed)} failed"]
         words += ["--existing overwrite does the skipped ones again"] * bool(skipped) + [aside] * bool(aside)
         typer.echo("; ".join(words))
-    if failures or complained:
+    if failed:
         raise typer.Exit(1)
 
 
@@ -231,7 +239,7 @@ def check_file_options(output: str | None, file_format: FileFormat | None, lossl
     if file_format is not None and file_format is not FileFormat.same:
         wanted = FORMATS.get(FORMAT_SUFFIXES[file_format.value])
         if wanted is None:
-            raise ConfigError(f"--format {file_format.value}: this Pillow was built without it; choose another one")
+            raise ConfigError(f"--format {file_format.value}: what writes it is not installed; choose another one")
         if named and named != wanted:
             raise ConfigError(f"--format {file_format.value} and -o {output} contradict each other; leave one out")
     if lossless and (kind := named or wanted) in ("JPEG", "AVIF"):
@@ -280,14 +288,14 @@ def _numbers(option: str, text: str, kind: type, example: str) -> tuple[Any, ...
 
 def _foretell(job: Job, size: dict[str, Any]) -> bool:
     """Say what a job would do; False, and a complaint, if it would fail."""
-    from patchscaler.imaging.files import check_format, read_size
+    from patchscaler.imaging.files import read_size
     from patchscaler.stages.sizes import target_size
 
     try:
         check_names(job)
-        before = read_size(job.source.path, frame=job.source.frame)
+        before = read_size(job.source.path, frame=job.source.first)
         after = target_size(before, **size)
-        check_format(job.result, after)
+        check_result(job, after)
     except PatchScalerError as error:
         complain(str(error) if isinstance(error, ImageReadError | ImageWriteError) else f"{job.source}: {error}")
         return False

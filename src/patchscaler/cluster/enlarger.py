@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from patchscaler.cluster.attempts import Attempts, worker_name
 from patchscaler.cluster.manifest import Row
+from patchscaler.cluster.reading import Found
 from patchscaler.cluster.sinks import Result
-from patchscaler.cluster.sources import Found, stem_of
+from patchscaler.cluster.sources import stem_of
 from patchscaler.errors import ImageReadError, PatchScalerError, reason
 from patchscaler.options import Options
 
 if TYPE_CHECKING:
-    from patchscaler.imaging.geometry import Size
     from patchscaler.upscaler import Result as Enlarged
 
 
@@ -104,6 +104,7 @@ class Enlarger:
     def _patches(self, found: Found, path: Path) -> int:
         """Puts the picture into a file; how many patches it has. Raises ImageReadError."""
         from patchscaler.imaging.files import read_size
+        from patchscaler.imaging.tiles import patches_of
 
         if found.data is None:
             raise ImageReadError(found.reason or "")
@@ -133,7 +134,7 @@ class Enlarger:
         data = result.read_bytes()
         made.clear()
         result.unlink()
-        return Result(self._row(found, name, data, made), data)
+        return Result(self._row(found, name, data, made), data, found.sample, found.fields)
 
     def _row(self, found: Found, name: str, data: bytes, made: "Enlarged") -> Row:
         report, before, after = made.report, made.source.size, made.size
@@ -164,13 +165,6 @@ class Enlarger:
         words = words.replace(str(path), found.key)
         digest = hashlib.sha256(found.data).hexdigest() if found.data is not None else ""
         return Result(Row(found.key, "failed", words, source_sha256=digest, worker=worker_name()), None)
-
-
-def patches_of(size: "Size", patch: int, overlap: int) -> int:
-    """Of a picture of this size that is enlarged x4 in one pass."""
-    from patchscaler.imaging.tiles import PatchGrid, padded_size
-
-    return PatchGrid(padded_size(size.latents(), patch), patch, patch - overlap).count
 
 
 def name_clashes(work: Work, pictures: Iterable[tuple[str, str]]) -> tuple[str, str, str] | None:

@@ -15,8 +15,9 @@ from patchscaler.cluster.attempts import Attempts
 from patchscaler.cluster.enlarger import Enlarger, Work, name_clashes
 from patchscaler.cluster.manifest import Ledger, Row, rows_of, table_of
 from patchscaler.cluster.places import place_of
+from patchscaler.cluster.reading import Found, read_units
 from patchscaler.cluster.sinks import Result, Sink
-from patchscaler.cluster.sources import Found, Unit, find_units, read_units
+from patchscaler.cluster.sources import Unit, find_units
 from patchscaler.engines.load import check_model
 from patchscaler.errors import ConfigError, PatchScalerError
 
@@ -53,11 +54,12 @@ class Cluster:
 
 
 class Outcome(NamedTuple):
-    """Pictures: made by this run, failed in it, and finished before it."""
+    """Pictures: made by this run and failed in it; finished and failed before it, and left alone."""
 
     done: int
     failed: int
     before: int
+    failed_before: int = 0
 
 
 def run_job(
@@ -83,7 +85,8 @@ def run_job(
     ledger, attempts = Ledger(sink.root), Attempts(sink.root)
     ledger.open(describe(sink, work), retry_failed)
     sink.tidy(ledger.shards)
-    before, done, failed = len(ledger.keys), 0, 0
+    failed_before, done, failed = ledger.failed, 0, 0
+    before = len(ledger.keys) - failed_before
     todo = [unit for unit in units if unit.kind != "file" or unit.key not in ledger.keys]
     if todo:
         check_model(work.model)
@@ -94,7 +97,7 @@ def run_job(
             notify(done, failed)
     ledger.close()
     attempts.forget()
-    return Outcome(done, failed, before)
+    return Outcome(done, failed, before, failed_before)
 
 
 def _not_results(units: list[Unit], source: str, sink: Sink) -> list[Unit]:
@@ -258,14 +261,14 @@ class _Actor:
 
 def _write(results: "pa.Table", sink: Sink) -> "pa.Table":
     """A writing task."""
-    files = results["file"].to_pylist()
-    return table_of(sink.write([Result(*pair) for pair in zip(rows_of(results), files, strict=True)]))
+    more = (results[name].to_pylist() for name in Result._fields[1:])
+    return table_of(sink.write([Result(*each) for each in zip(rows_of(results), *more, strict=True)]))
 
 
 def found_table(pictures: Sequence[Found]) -> "pa.Table":
     import pyarrow as pa
 
-    kinds = {"seed": pa.int64(), "data": pa.large_binary()}
+    kinds = {"seed": pa.int64(), "data": pa.large_binary(), "fields": pa.large_binary()}
     schema = pa.schema([(name, kinds.get(name, pa.string())) for name in Found._fields])
     return pa.Table.from_pylist([found._asdict() for found in pictures], schema=schema)
 
@@ -273,8 +276,10 @@ def found_table(pictures: Sequence[Found]) -> "pa.Table":
 def result_table(results: Sequence[Result]) -> "pa.Table":
     import pyarrow as pa
 
-    files = pa.array([result.data for result in results], pa.large_binary())
-    return table_of([result.row for result in results]).append_column("file", files)
+    table = table_of([result.row for result in results])
+    for name, kind in (("data", pa.large_binary()), ("sample", pa.string()), ("fields", pa.large_binary())):
+        table = table.append_column(name, pa.array([getattr(result, name) for result in results], kind))
+    return table
 
 
 def sink_of(url: str, kind: str) -> Sink:

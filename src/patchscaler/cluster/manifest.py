@@ -65,6 +65,7 @@ class Ledger:
         self.folder = root / FOLDER
         self.keys: set[str] = set()
         self.shards: set[str] = set()
+        self.failed = 0
 
     def open(self, job: dict[str, Any], retry_failed: bool = False) -> None:
         """Take up what earlier runs have done. Raises ConfigError where another job's results lie there.
@@ -83,7 +84,7 @@ class Ledger:
             place.write((json.dumps(job, indent=2) + "\n").encode())
         done, failed = self.close(keep_failed=not retry_failed)
         self.keys = {*done["key"].to_pylist(), *failed["key"].to_pylist()}
-        self.shards = set(done["shard"].to_pylist())
+        self.shards, self.failed = set(done["shard"].to_pylist()), len(failed)
 
     def add(self, rows: Sequence[Row]) -> None:
         """Commit a part: once this has returned, its pictures are done."""

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from patchscaler.cluster.manifest import FOLDER, Row, is_part_name, part_name
 from patchscaler.cluster.places import Place, is_own_leftover
+from patchscaler.cluster.reading import unpacked
 from patchscaler.errors import ConfigError, ImageReadError, ImageWriteError
 
 KINDS = ("folder", "shards", "parquet")
@@ -19,10 +20,12 @@ SUFFIXES = {"shards": ".tar", "parquet": ".parquet"}
 
 
 class Result(NamedTuple):
-    """A picture's row of the manifest, and its file; None where there is none."""
+    """A picture's row of the manifest, and its file, None where there is none; sample and fields as in `Found`."""
 
     row: Row
     data: bytes | None
+    sample: str | None = None
+    fields: bytes | None = None
 
 
 class Sink(NamedTuple):
@@ -81,14 +84,24 @@ def check_kind(kind: str) -> str:
 
 
 def _tar_of(results: Sequence[Result]) -> bytes:
-    """A webdataset shard: of each sample the picture and a .json with its row."""
-    file = io.BytesIO()
+    """A webdataset shard: of each sample the picture, its fields and a .json with its row.
+
+    The latter is .patchscaler.json where the sample has a .json of its own.
+    """
+    file, taken = io.BytesIO(), set[str]()
     with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for result in results:
             path = PurePosixPath(result.row.result)
             # A sample's name ends at its first dot.
-            sample = str(path.with_name(path.stem.replace(".", "_")))
-            for suffix, data in ((path.suffix, result.data), (".json", _described(result.row))):
+            sample = result.sample or ""
+            if not sample or "." in PurePosixPath(sample).name or sample in taken:
+                sample = str(path.with_name(path.stem.replace(".", "_")))
+            taken.add(sample)
+            (values,) = unpacked(result.fields).to_pylist() or [{}]
+            fields = {name: _as_member(value) for name, value in values.items()}
+            row = ".patchscaler.json" if "json" in fields else ".json"
+            members = {path.suffix: result.data, **{f".{name}": data for name, data in fields.items()}}
+            for suffix, data in {**members, row: _described(result.row)}.items():
                 assert data is not None
                 member = tarfile.TarInfo(sample + suffix)
                 member.size, member.mode = len(data), 0o644
@@ -96,20 +109,35 @@ def _tar_of(results: Sequence[Result]) -> bytes:
     return file.getvalue()
 
 
+def _as_member(value: Any) -> bytes:
+    """A field as a file of a shard: bytes and text as they are, else JSON."""
+    if isinstance(value, bytes):
+        return value
+    return (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)).encode()
+
+
 def _described(row: Row) -> bytes:
     return (json.dumps(row._asdict(), ensure_ascii=False) + "\n").encode()
 
 
 def _table_of(results: Sequence[Result]) -> bytes:
-    """Columns key, name and bytes."""
+    """Columns key (the sample's own where it has one), name and bytes, and its fields."""
     import pyarrow as pa
     import pyarrow.parquet as parquet
 
     columns: dict[str, Any] = {
-        "key": pa.array([result.row.key for result in results], pa.string()),
+        "key": pa.array([result.sample or result.row.key for result in results], pa.string()),
         "name": pa.array([result.row.result for result in results], pa.string()),
         "bytes": pa.array([result.data for result in results], pa.large_binary()),
     }
+    fields = [unpacked(result.fields) for result in results]
+    for name in dict.fromkeys(name for each in fields for name in each.column_names if name not in columns):
+        values = [each[name].to_pylist()[0] if name in each.column_names else None for each in fields]
+        kinds = {each.schema.field(name).type for each in fields if name in each.column_names}
+        if len(kinds) > 1:  # of several tables
+            columns[name] = pa.array([value if value is None else str(value) for value in values], pa.string())
+        else:
+            columns[name] = pa.array(values, kinds.pop())
     file = io.BytesIO()
     parquet.write_table(pa.table(columns), file, compression="none")  # pictures are compressed already
     return file.getvalue()

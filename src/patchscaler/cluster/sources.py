@@ -1,22 +1,18 @@
 """Where a job's pictures come from: a folder, a list, Parquet tables of paths or bytes, tar shards."""
 
-import io
 import re
-import tarfile
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from patchscaler.cluster.names import NOT_TEXT, is_text, lines_of, seed_of, shown, texts_of
 from patchscaler.cluster.places import Place, place_of
-from patchscaler.errors import ConfigError, ImageReadError, PatchScalerError
+from patchscaler.errors import ConfigError, PatchScalerError
 
 PATH_COLUMNS = ("path", "url", "file", "file_name")
 BYTES_COLUMNS = ("bytes", "data", "image", "content")
 NAME_COLUMNS = ("name", "key", "id", "__key__")
-READERS = 8  # files that one task reads at a time: it mostly waits
 
 
 class Unit(NamedTuple):
@@ -39,16 +35,6 @@ class Unit(NamedTuple):
     group: int = 0
     first: int = 0
     seed: int | None = None
-    reason: str | None = None
-
-
-class Found(NamedTuple):
-    """A picture's file in memory, or why there is none."""
-
-    key: str
-    name: str
-    seed: int | None
-    data: bytes | None
     reason: str | None = None
 
 
@@ -89,17 +75,6 @@ def find_units(source: str) -> list[Unit]:
             raise ConfigError(f"{unit.url} and {seen[name].url}: both are called {unit.key}; rename or remove one")
         seen[name] = unit
     return units
-
-
-def read_units(units: Sequence[Unit], done: Collection[str] = frozenset()) -> Iterator[Found]:
-    """The pictures of these units but those whose keys are in `done`. What can't be read has a reason instead."""
-    files = [unit for unit in units if unit.kind == "file" and unit.key not in done]
-    with ThreadPoolExecutor(READERS) as pool:
-        for start in range(0, len(files), 2 * READERS):  # not all at once: they lie in memory
-            yield from pool.map(_read_file, files[start : start + 2 * READERS])
-    for unit in units:
-        if unit.kind != "file":
-            yield from _read_all(unit, done)
 
 
 def _listed(source: str) -> tuple[str, list[Place]]:
@@ -179,14 +154,14 @@ def _units_of_table(place: Place) -> list[Unit]:
         with place.fs.open(place.path, "rb") as file:
             table = parquet.ParquetFile(file)
             names = table.schema_arrow.names
-            if (column := _first(PATH_COLUMNS, names)) and not _first(BYTES_COLUMNS, names):
+            if (column := first_of(PATH_COLUMNS, names)) and not first_of(BYTES_COLUMNS, names):
                 content = table.read([column, *(["seed"] if "seed" in names else [])])
                 seeds = content["seed"].to_pylist() if "seed" in names else [None] * len(content)
                 return _units_of_paths(place, texts_of(content[column]), seeds)
-            if not _first(BYTES_COLUMNS, names):
+            if not first_of(BYTES_COLUMNS, names):
                 known = ", ".join((*PATH_COLUMNS, *BYTES_COLUMNS))
                 raise ConfigError(f"{place}: has no column of paths or bytes; call one of them {known}")
-            if name := _first(NAME_COLUMNS, names):
+            if name := first_of(NAME_COLUMNS, names):
                 _check_names(place, [each for each in texts_of(table.read([name])[name]) if each is not None])
             counts = [table.metadata.row_group(group).num_rows for group in range(table.metadata.num_row_groups)]
     except PatchScalerError:
@@ -210,89 +185,5 @@ def stem_of(name: str) -> str:
     return str(PurePosixPath(*parts).with_suffix("")) if parts else "picture"
 
 
-def _first(wanted: Sequence[str], names: Sequence[str]) -> str | None:
+def first_of(wanted: Sequence[str], names: Sequence[str]) -> str | None:
     return next((name for name in wanted if name in names), None)
-
-
-def _read_file(unit: Unit) -> Found:
-    if unit.reason is not None:
-        return Found(unit.key, unit.name, unit.seed, None, unit.reason)
-    try:
-        return Found(unit.key, unit.name, unit.seed, place_of(unit.url).read())
-    except PatchScalerError as error:
-        return Found(unit.key, unit.name, unit.seed, None, str(error))
-
-
-def _read_all(unit: Unit, done: Collection[str]) -> Iterator[Found]:
-    """The pictures of a row group or shard; where it is damaged, a last one with its key alone says so."""
-    read: Callable[[Unit], Iterator[Found]] = _read_rows if unit.kind == "rows" else _read_tar
-    seen: set[str] = set()
-    try:
-        for found in read(unit):
-            if (stem := stem_of(found.name)) in seen:
-                reason = f"{unit.url}: has another picture whose result has the same name, {found.name}; rename one"
-                found = found._replace(data=None, reason=reason)
-            seen.add(stem)
-            if found.key not in done:
-                yield found
-    except Exception as error:
-        reason = " ".join(str(error).split())
-        last = Found(
-            f"{unit.key}#{unit.group}", unit.name, None, None, f"{unit.url}: damaged ({reason}); write it anew"
-        )
-        if last.key not in done:
-            yield last
-
-
-def _read_rows(unit: Unit) -> Iterator[Found]:
-    """Column `name`, `key` or `id` names the pictures, or else their row's number does; `seed` may give their noise."""
-    import pyarrow.parquet as parquet
-
-    place = place_of(unit.url)
-    with place.fs.open(place.path, "rb") as file:
-        table = parquet.ParquetFile(file)
-        names = table.schema_arrow.names
-        data, name = _first(BYTES_COLUMNS, names), _first(NAME_COLUMNS, names)
-        wanted = [column for column in (data, name, "seed" if "seed" in names else None) if column]
-        number = unit.first
-        for batch in table.iter_batches(2 * READERS, row_groups=[unit.group], columns=wanted):
-            called = texts_of(batch[name]) if name else [None] * len(batch)
-            seeds = batch["seed"].to_pylist() if "seed" in names else [None] * len(batch)
-            for cell, value, seed in zip(called, batch[data].to_pylist(), seeds, strict=True):
-                yield _of_row(unit, number, cell, value, seed)
-                number += 1
-
-
-def _of_row(unit: Unit, number: int, cell: Any, value: Any, seed: Any) -> Found:
-    called = f"{number:08d}" if cell is None else str(cell)
-    value = value.get("bytes") if isinstance(value, dict) else value  # datasets' pictures: {bytes, path}
-    reason = None
-    if not value or not isinstance(value, bytes):
-        reason = f"row {number} has no bytes; fill it or leave it out"
-    elif not is_text(called):
-        reason = f"row {number}: {NOT_TEXT}"
-    try:
-        seed = seed_of(seed)
-    except ValueError as error:
-        seed, reason = None, f"row {number}: {error}"
-    key, name = (f"{prefix}/{shown(called)}" for prefix in (unit.key, unit.name))
-    return Found(key, name, seed, None if reason else value, reason and f"{unit.url}: {reason}")
-
-
-def _read_tar(unit: Unit) -> Iterator[Found]:
-    """Members with a picture's ending, such as webdataset's; others are left out."""
-    from patchscaler.imaging.files import PICTURE_SUFFIXES
-
-    place = place_of(unit.url)
-    with place.fs.open(place.path, "rb") as file, tarfile.open(fileobj=io.BufferedReader(file), mode="r|*") as tar:
-        for member in tar:
-            if not member.isfile() or PurePosixPath(member.name).suffix.lower() not in PICTURE_SUFFIXES:
-                continue
-            content = tar.extractfile(member)
-            data = content.read() if content else b""
-            if len(data) != member.size:
-                raise ImageReadError("it ends too early")
-            name = member.name.removeprefix("./").lstrip("/")
-            reason = None if is_text(name) else f"{unit.url}: {shown(name)}: {NOT_TEXT}"
-            name = shown(name)
-            yield Found(f"{unit.key}/{name}", f"{unit.name}/{name}", None, None if reason else data, reason)

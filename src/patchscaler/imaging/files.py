@@ -1,51 +1,26 @@
-"""Pictures between files and arrays: read by mode, EXIF and ICC, written rounded and whole or not at all."""
+"""Pictures between files and arrays: read by mode, EXIF and ICC; how they are written is in `writing`."""
 
-import errno
-import os
-import struct
-import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TypeVar
 
-import numpy as np
-from jaxtyping import Shaped
-from numpy import ndarray
-from PIL import features
 from PIL.ImageFile import ImageFile
 
-from patchscaler.errors import ImageReadError, ImageWriteError
+from patchscaler.errors import ImageReadError
 from patchscaler.imaging.geometry import Size
-from patchscaler.imaging.icc import GREY, RGB, colour_space, from_srgb, is_srgb
 from patchscaler.imaging.mending import mend
-from patchscaler.imaging.metadata import (
-    Metadata,
-    bare,
-    jpeg_options,
-    png_info,
-    read_orientation,
-    tiff_tags,
-    updated,
-    webp_options,
-)
+from patchscaler.imaging.metadata import read_orientation
 from patchscaler.imaging.opening import PictureFile, Readable, file_of, frames_of, open_picture, opened
-from patchscaler.imaging.picture import (
-    Picture,
-    as_float,
-    decode,
-    is_colourless,
-    quantise,
-    to_pil,
-    without_colour,
-)
-from patchscaler.imaging.resize import resize_bicubic
+from patchscaler.imaging.picture import Picture, decode, to_pil
 from patchscaler.imaging.searching import PICTURE_SUFFIXES, find_pictures
-from patchscaler.imaging.sixteen_bit import read_samples, write_png16, write_tiff
+from patchscaler.imaging.sixteen_bit import read_samples
 from patchscaler.imaging.transfer import colour_remarks
+from patchscaler.imaging.writing import FORMATS, check_format, losses, write_picture
 
 __all__ = [
+    "FORMATS",
     "MAX_PIXELS",
     "PICTURE_SUFFIXES",
     "Picture",
@@ -60,16 +35,9 @@ __all__ = [
     "write_picture",
 ]
 
+T = TypeVar("T")
 MAX_PIXELS = 100_000_000
 Source = str | Path | bytes | Readable | PictureFile
-FORMATS = {
-    **{".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".tif": "TIFF", ".tiff": "TIFF"},
-    **({".avif": "AVIF"} if features.check("avif") else {}),
-}
-LOSSY, COLOURS_ONLY = ("JPEG", "WEBP", "AVIF"), ("WEBP", "AVIF")
-PNG_LEVEL = 4  # of zlib: a third of the time of its default, 6, for files 6 % larger
-KEPT_TEXTS = {"JPEG": {"Comment"}, "WEBP": set[str](), "TIFF": set[str](), "AVIF": set[str]()}  # of a picture's remarks
-LONGEST_SIDES = {"JPEG": 65_500, "WEBP": 16_383, "AVIF": 65_535}  # px: limits of libjpeg and of the formats
 
 
 def read_picture(source: Source, *, frame: int | None = None, max_pixels: int = MAX_PIXELS) -> Picture:
@@ -83,15 +51,8 @@ def read_picture(source: Source, *, frame: int | None = None, max_pixels: int = 
     mode, an animation or several pages where no frame is given, or of more than `max_pixels` pixels (by its header,
     before anything is decoded).
     """
-    file = file_of(source)
-    try:
-        return _read(file, frame, max_pixels)
-    except ImageReadError:
-        mended = mend(file, max_pixels)
-        if mended is None:
-            raise
-        picture = _read(mended.file, frame, max_pixels)
-        return replace(picture, remarks=(*picture.remarks, mended.remark))
+    picture, remarks = _mended(file_of(source), max_pixels, lambda file: _read(file, frame, max_pixels))
+    return replace(picture, remarks=(*picture.remarks, *remarks))
 
 
 def _read(file: PictureFile, frame: int | None, max_pixels: int) -> Picture:
@@ -102,14 +63,18 @@ def _read(file: PictureFile, frame: int | None, max_pixels: int) -> Picture:
 
 def read_size(source: Source, *, frame: int | None = None, max_pixels: int = MAX_PIXELS) -> Size:
     """The size that `read_picture` would return, from the file's header; raises as it does, but for damaged pixels."""
-    file = file_of(source)
+    return _mended(file_of(source), max_pixels, lambda file: _read_size(file, frame, max_pixels))[0]
+
+
+def _mended(file: PictureFile, max_pixels: int, read: Callable[[PictureFile], T]) -> tuple[T, list[str]]:
+    """What `read` makes of a file or, where that fails, of the file mended; and what is to be said of the mending."""
     try:
-        return _read_size(file, frame, max_pixels)
+        return read(file), []
     except ImageReadError:
         mended = mend(file, max_pixels)
         if mended is None:
             raise
-        return _read_size(mended.file, frame, max_pixels)
+        return read(mended.file), [mended.remark]
 
 
 def _read_size(file: PictureFile, frame: int | None, max_pixels: int) -> Size:
@@ -154,136 +119,3 @@ def _check_size(name: str, image: ImageFile, max_pixels: int) -> None:
         raise ImageReadError(
             f"{name}: {sides} is more than the limit of {max_pixels} pixels; use a smaller picture or raise the limit"
         )
-
-
-def write_picture(
-    path: str | Path,
-    pixels: Shaped[ndarray, "1 3 h w"],
-    *,
-    like: Picture | None = None,
-    alpha: Shaped[ndarray, "1 1 h w"] | None = None,
-    quality: int = 95,
-    lossless: bool = False,
-    metadata: bool = True,
-    history: str | None = None,
-) -> None:
-    """Write sRGB `pixels` (1,3,H,W) as PNG, JPEG, WebP, TIFF or AVIF, by the suffix of `path`; whole or not at all.
-
-    pixels    float in [0, 1], or samples of 8 or 16 bits; alpha likewise
-    like      profile, EXIF, XMP, IPTC, DPI, grey and 16 bits are kept from it as far as the format can (16 bits: PNG
-              and TIFF); in its profile the pixels are written, with the colours `like` has outside sRGB
-    alpha     (1,1,H,W); by default that of `like`, resized to `pixels`; a JPEG is composited on white instead
-    quality   1 to 100 for JPEG, WebP and AVIF
-    lossless  of WebP
-    metadata  False: none but profile and DPI, and the mark
-    history   a line on what was done, for EXIF, which marks the file as a result of ours (`is_result`)
-
-    Raises ImageWriteError, one line with the file and the cure: unknown suffix, a side too long for the format,
-    unwritable place, full disk.
-    """
-    path = Path(path)
-    size = Size(*pixels.shape[-2:])
-    kind = check_format(path, size)
-    like = like or Picture(pixels)
-    if alpha is None and like.alpha is not None:
-        alpha = resize_bicubic(like.alpha, size, clamp=True)
-    data = updated(like.metadata, like.size, size, history) if metadata else bare(like.metadata, history)
-    partial = path.with_name(f".{uuid.uuid4().hex}.part")  # beside the result, so that replacing it is atomic
-    try:
-        with partial.open("xb") as file:
-            _encode(file, kind, pixels, alpha, like, data, {"quality": quality, "lossless": lossless})
-        os.replace(partial, path)
-    except (OSError, ValueError, struct.error) as error:
-        raise ImageWriteError(f"{path}: {_write_failure(error, path)}") from error
-    finally:
-        _remove(partial)
-
-
-def check_format(path: Path, size: Size) -> str:
-    """Pillow's name of the format that the suffix means; raises ImageWriteError if unknown or too small for `size`."""
-    kind = FORMATS.get(path.suffix.lower())
-    if kind is None:
-        raise ImageWriteError(f"{path}: unknown format {path.suffix!r}; use one of {', '.join(FORMATS)}")
-    longest = LONGEST_SIDES.get(kind)
-    if longest is not None and max(size) > longest:
-        sides = f"{size.width}x{size.height}"
-        raise ImageWriteError(f"{path}: {sides} is too large for {kind}, whose sides end at {longest}; use PNG instead")
-    return kind
-
-
-def losses(picture: Picture, kind: str, metadata: bool = True) -> list[str]:
-    """What of a picture a file of this kind ("PNG", "JPEG", ...) does not keep, after the remarks on its own."""
-    lossy = kind in LOSSY
-    lost = {
-        f"{picture.mode} became RGB": picture.mode in ("CMYK", "LAB"),
-        "CMYK of 16 bits became RGB of 8": picture.mode == "CMYK;16",
-        "16 bits became 8": picture.bits == 16 and lossy,
-        "clear parts became white": picture.alpha is not None and kind == "JPEG",
-        "IPTC left out": metadata and picture.iptc is not None and kind in COLOURS_ONLY,
-        "remarks left out": metadata and bool(set(picture.texts) - KEPT_TEXTS.get(kind, set(picture.texts))),
-    }
-    return [*picture.remarks, *(words for words, true in lost.items() if true)]
-
-
-def _encode(
-    file: BinaryIO,
-    kind: str,
-    pixels: ndarray,
-    alpha: ndarray | None,
-    like: Picture,
-    data: Metadata,
-    lossy: dict[str, Any],
-) -> None:
-    grey = like.grey and kind not in COLOURS_ONLY
-    icc = like.icc_profile
-    if icc is not None and colour_space(icc) != (GREY if grey else RGB):
-        icc = None  # the profile of another colour space than the file will have; sRGB needs none
-    if icc is not None and not is_srgb(icc):
-        colourless = is_colourless(pixels := as_float(pixels))
-        pixels = from_srgb(pixels, icc)
-        if colourless and is_colourless(pixels):
-            pixels = without_colour(pixels)
-        if like.beyond is not None:
-            pixels = pixels + resize_bicubic(like.beyond, Size(*pixels.shape[-2:]))
-    if like.bits == 16 and kind == "PNG":
-        samples = quantise(pixels, alpha, grey, np.uint16)
-        write_png16(file, samples, exif=data.exif, icc_profile=icc, dpi=data.dpi, info=png_info(data))
-    elif kind == "TIFF":
-        samples = quantise(pixels, alpha, grey, np.uint16 if like.bits == 16 else np.uint8)
-        write_tiff(file, samples, exif=data.exif, icc_profile=icc, dpi=data.dpi, tags=tiff_tags(data))
-    elif kind == "PNG":
-        blocks = {"exif": data.exif, "dpi": data.dpi, "pnginfo": png_info(data)}
-        options = {"icc_profile": icc, "compress_level": PNG_LEVEL, **{k: v for k, v in blocks.items() if v}}
-        to_pil(pixels, alpha, grey).save(file, kind, **options)
-    elif kind == "WEBP":
-        to_pil(pixels, alpha, grey).save(file, kind, icc_profile=icc, **lossy, **webp_options(data))
-    elif kind == "AVIF":
-        options = {"quality": lossy["quality"], **webp_options(data)}
-        to_pil(pixels, alpha, grey).save(file, kind, icc_profile=icc or b"", subsampling="4:4:4", **options)
-    else:
-        if alpha is not None:
-            pixels, alpha = as_float(pixels), as_float(alpha)
-            pixels = pixels * alpha + (1.0 - alpha)
-        options = {"quality": lossy["quality"], "subsampling": 0, **jpeg_options(data)}
-        to_pil(pixels, None, grey).save(file, kind, icc_profile=icc, **options)
-
-
-def _write_failure(error: Exception, path: Path) -> str:
-    """What went wrong and what to do, for a message that begins with the file."""
-    number = error.errno if isinstance(error, OSError) else None
-    if number == errno.ENOSPC:
-        return "the disk is full; free some space or choose another folder"
-    if number == errno.ENOENT:
-        return f"the folder {path.parent} does not exist; create it first"
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"may not be written in {path.parent}; choose another folder"
-    if path.is_dir():
-        return "is a folder; name a file"
-    return f"could not be written ({' '.join(str(error).split())}); try another folder, or PNG instead"
-
-
-def _remove(partial: Path) -> None:
-    try:
-        partial.unlink(missing_ok=True)
-    except OSError:  # the folder itself is out of reach, so nothing was written; the first error is the one to report
-        return

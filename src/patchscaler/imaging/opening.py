@@ -20,11 +20,12 @@ from patchscaler.imaging.unreadable import COMPRESSION, DECODE_ERRORS, RAW_SUFFI
 # What is decoded: pictures proper. Pillow opens others too, EPS by starting a PostScript interpreter.
 READ_FORMATS = (
     *("PNG", "JPEG", "MPO", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "HEIF", "JPEG2000"),
-    *("PPM", "TGA", "PCX", "ICO", "PSD", "SGI", "QOI", "DDS"),
+    *("PPM", "TGA", "PCX", "ICO", "PSD", "SGI", "QOI", "DDS", "JXL"),
 )
 FRAMED_FORMATS = frozenset({"PNG", "WEBP", "TIFF", "GIF", "AVIF", "HEIF"})  # a phone's MPO has previews at its end
 SUBFILE_TYPE, DNG_VERSION = 254, 50706  # TIFF tags
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+JXL_HEADS = (b"\xff\x0a", b"\0\0\0\x0cJXL ")  # a bare codestream, a container
 HEAD_BYTES = 4096
 
 _pillow_limit = threading.Lock()
@@ -154,6 +155,8 @@ def open_picture(file: PictureFile, frame: int = 0, formats: Collection[str] = R
     """Pillow's image of a frame, not yet decoded; raises what Pillow raises."""
     if "HEIF" in formats and is_heic(file.head()):
         register_heif()
+    if "JXL" in formats and file.head().startswith(JXL_HEADS):
+        register_jxl()
     content = io.BytesIO(file.content) if isinstance(file.content, bytes) else file.content
     with _no_pillow_limit():
         image = cast(ImageFile, Image.open(content, formats=readable(formats)))
@@ -184,4 +187,14 @@ def register_heif() -> bool:
     except ImportError:
         return False
     register_heif_opener()
+    return True
+
+
+@functools.cache
+def register_jxl() -> bool:
+    """Teach Pillow JPEG XL; False where the package is not installed."""
+    try:
+        import pillow_jxl  # noqa: F401
+    except ImportError:
+        return False
     return True

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,7 +12,7 @@ from patchscaler.errors import ImageReadError
 from patchscaler.imaging.metadata import NAME, PROCESSING_SOFTWARE
 from patchscaler.imaging.opening import file_of, open_picture
 
-# Whatever we can read, by its name; a JPEG XL or a camera's raw file is none of them.
+# Whatever we can read, by its name; a camera's raw file is none of them.
 PICTURE_SUFFIXES = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif"}
     | {
@@ -30,9 +31,10 @@ PICTURE_SUFFIXES = frozenset(
         ".vda",
         ".icb",
     }
+    | ({".jxl"} if find_spec("pillow_jxl") else set())
     | {".ppm", ".pgm", ".pbm", ".pnm", ".pcx", ".sgi", ".bw", ".rgb", ".rgba", ".qoi", ".dds", ".ico"}
 )
-MARKED_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "AVIF")  # of results
+MARKED_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "AVIF", "GIF", "JXL")  # of results
 
 
 class Contents(NamedTuple):
@@ -78,6 +80,8 @@ def is_result(source: Path | bytes) -> bool:
     try:
         with warnings.catch_warnings(), open_picture(file_of(source), formats=MARKED_FORMATS) as image:
             warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata
+            if image.format == "GIF":  # which has no EXIF
+                return image.info.get("comment") == NAME.encode()
             tags = Image.Exif()
             # Not `getexif`, which decodes a PNG in search of what may stand behind its pixels.
             tags.load(image.info.get("exif", b"")) if image.format != "TIFF" else tags.update(image.getexif())

@@ -3,12 +3,13 @@
 Samples are (H,W,C), C = 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA; alpha is never premultiplied.
 """
 
+import io
 import re
 import struct
 import sys
 import zlib
 from collections.abc import Callable, Mapping
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +78,7 @@ def _set_rawmode(image: ImageFile, rawmode: str) -> None:
 
 
 def write_png16(
-    file: BinaryIO,
+    file: IO[bytes] | io.BytesIO,
     samples: NDArray[np.uint16],
     *,
     exif: bytes | None = None,
@@ -114,7 +115,7 @@ def write_png16(
 
 
 def write_tiff(
-    file: BinaryIO,
+    file: IO[bytes] | io.BytesIO,
     samples: NDArray[np.uint8] | NDArray[np.uint16],
     *,
     exif: bytes | None = None,

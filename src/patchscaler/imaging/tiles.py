@@ -204,3 +204,8 @@ def raised_cosine_window(patch: int, overlap: int) -> Float[ndarray, "V V"]:
         rise = np.sin(math.pi / 2 * (np.arange(ramp) + 0.5) / ramp) ** 2
         side[:ramp], side[-ramp:] = rise, rise[::-1]
     return np.outer(side, side).astype(np.float32)
+
+
+def patches_of(size: Size, patch: int, overlap: int) -> int:
+    """Of a picture of this size that is enlarged x4 in one pass."""
+    return PatchGrid(padded_size(size.latents(), patch), patch, patch - overlap).count

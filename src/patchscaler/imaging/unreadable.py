@@ -14,6 +14,7 @@ DECODE_ERRORS = (Exception,)
 RAW_SUFFIXES = frozenset(
     {".dng", ".nef", ".nrw", ".cr2", ".cr3", ".arw", ".sr2", ".orf", ".rw2", ".pef", ".srw", ".raf"}
 )
+JXL = "a JPEG XL picture, which needs one more package; pip install 'patchscaler[jxl]', or save it as PNG or JPEG"
 # The first bytes of a file, from a place on: what it is, and the cure.
 SIGNATURES = (
     (0, b"%PDF", "a PDF; save its page as PNG"),
@@ -30,8 +31,8 @@ SIGNATURES = (
     (4, b"ftypmp4", "a film; take a picture from it first (a film editor or ffmpeg does)"),
     (4, b"ftypcrx", "a camera's raw file; develop it first, and give the TIFF, PNG or JPEG"),
     (0, b"FUJIFILMCCD-RAW", "a camera's raw file; develop it first, and give the TIFF, PNG or JPEG"),
-    (0, b"\xff\x0a", "a JPEG XL picture, which needs one more package; save it as PNG or JPEG"),
-    (0, b"\0\0\0\x0cJXL ", "a JPEG XL picture, which needs one more package; save it as PNG or JPEG"),
+    (0, b"\xff\x0a", JXL),
+    (0, b"\0\0\0\x0cJXL ", JXL),
     (0, b"version https://git-lfs", "not the picture but a pointer to it; fetch it with git lfs pull"),
 )
 TIFF_HEADS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")

@@ -25,6 +25,7 @@ from patchscaler.imaging.wrapping import (
     pad_wrapped,
     resize_wrapped,
 )
+from patchscaler.imaging.writing import Writable
 from patchscaler.options import Options
 from patchscaler.report import Preview, PreviewCallback, Progress, ProgressCallback, Report
 from patchscaler.stages.canvas import Canvas, FloatCanvas, LatentCanvas, SampleCanvas
@@ -106,8 +107,16 @@ class Result:
         how = f"model {self.model}, steps {steps}, seed {self.report.seed}"
         return f"PatchScaler {__version__}: {sizes} pixels{passes}, {how}{', wrap' * self.wrap}"
 
-    def save(self, path: str | Path, *, quality: int = 95, lossless: bool = False, metadata: bool = True) -> None:
-        """Write PNG, JPEG, WebP, TIFF or AVIF with profile, depth and metadata of the source; see `write_picture`."""
+    def save(
+        self,
+        path: str | Path | Writable,
+        *,
+        quality: int = 95,
+        lossless: bool = False,
+        metadata: bool = True,
+        format: str | None = None,
+    ) -> None:
+        """Write a file, or to a file object, with profile, depth and metadata of the source; see `write_picture`."""
         write_picture(
             path,
             self.pixels,
@@ -117,6 +126,7 @@ class Result:
             lossless=lossless,
             metadata=metadata,
             history=self.history,
+            format=format,
         )
 
     def clear(self) -> None:
