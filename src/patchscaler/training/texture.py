@@ -86,7 +86,8 @@ class TextureTask:
         if self.restorer is not None:
             return self.restorer(restorer_input(self.restorer, self.autoencoder, small)).latents
         height, width = small.shape[-2:]
-        return encode_pixels(self.autoencoder, resize_bicubic(small, Size(4 * height, 4 * width)).clamp(0, 1))
+        enlarged = resize_bicubic(small.cpu().numpy(), Size(4 * height, 4 * width), clamp=True)
+        return encode_pixels(self.autoencoder, torch.from_numpy(enlarged).to(small.device))
 
     def loss(
         self, network: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
