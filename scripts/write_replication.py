@@ -18,7 +18,7 @@ from patchscaler.storage import model_folder
 
 PAGE = Path(__file__).parents[1] / "docs" / "replication.md"
 KEPT = PAGE.with_suffix("")  # docs/replication/
-MECHANISMS = "mechanisms.md"  # in KEPT, written by hand
+MECHANISMS = "mechanisms.txt"  # in KEPT, written by hand
 
 HEAD = """# The paper's claims, tried
 

@@ -157,7 +157,7 @@ class PatchScalerTextureMemory:
         from patchscaler.data.pictures import PictureSet
         from patchscaler.errors import ConfigError, DataError
         from patchscaler.storage import model_folder
-        from patchscaler.training.texture import build_memory
+        from patchscaler.training.memory import build_memory
 
         parts, show = Path(model_folder(model.engine.model.name)), _progress()
         try:

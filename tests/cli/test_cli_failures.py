@@ -19,7 +19,7 @@ def test_output_in_a_missing_folder(upscale: Call, tmp_path: Path) -> None:
     make_picture(tmp_path / "p.png")
     answer = upscale("p.png", "-o", "nowhere/r.png")
     assert (answer.code, answer.out) == (1, "")
-    assert answer.err.startswith("patchscaler: nowhere/r.png: cannot be written there; ")
+    assert answer.err.startswith("patchscaler: nowhere/r.png: the folder nowhere does not exist; create it first")
     assert files_in(tmp_path) == ["p.png"]
 
 
@@ -66,11 +66,14 @@ def test_full_disk(upscale: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_full_disk_for_the_report(upscale: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_picture(tmp_path / "p.png")
 
-    def full(path: Path, text: str, encoding: str) -> None:
-        path.write_bytes(text.encode(encoding)[:10])
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    replace = os.replace
 
-    monkeypatch.setattr(Path, "write_text", full)
+    def full(source: Path, target: Path) -> None:
+        if target.suffix == ".json":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
     answer = upscale("p.png", "--report", "r.json")
     assert (answer.code, answer.err.count("\n")) == (1, 1)
     assert answer.err.startswith("patchscaler: r.json: cannot be written (No space left on device); ")

@@ -138,7 +138,7 @@ def test_a_full_disk_leaves_nothing_behind(kept, monkeypatch, bits):
         file.write(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    target = "patchscaler.imaging.files.write_png16" if bits == 16 else "PIL.Image.Image.save"
+    target = "patchscaler.imaging.writing.write_png16" if bits == 16 else "PIL.Image.Image.save"
     monkeypatch.setattr(target, write_some_then_fail)
     picture = Picture(uniform(1, 3, 4, 4), bits=bits)
     with pytest.raises(ImageWriteError, match="disk is full"):

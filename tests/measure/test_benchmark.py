@@ -212,17 +212,17 @@ def test_whole_run(
     report = json.loads((tmp_path / "report.json").read_text())
 
     (entry,) = report["configurations"]
-    stages = entry["stages"]
-    assert list(stages) == ["start-up", "read", "restore", "second", "prompt", "sample", "decode", "colour", "write"]
-    assert all(0 <= stage["least_seconds"] <= stage["seconds"] for stage in stages.values())
+    took = entry["stages"]
+    assert list(took) == ["start-up", "read", "restore", "second", "prompt", "sample", "decode", "colour", "write"]
+    assert all(0 <= stage["least_seconds"] <= stage["seconds"] for stage in took.values())
     assert entry["output_size"] == [68, 80]
     counted, patches = count(tiny_pipeline.components, Size(17, 20)), sum(entry["patches"].values())
     wanted = stages(counted, True, patches, entry["patch_steps"], entry["asked"])
     (rate,) = report["rates"].values()
     for name, amount in wanted.items():
-        assert stages[name]["multiply_adds"] == amount
-        assert stages[name]["percent_of_peak"] == pytest.approx(100 * amount / stages[name]["seconds"] / rate)
-    peaks = [stage["peak_mib"] for name, stage in stages.items() if name != "start-up"]
+        assert took[name]["multiply_adds"] == amount
+        assert took[name]["percent_of_peak"] == pytest.approx(100 * amount / took[name]["seconds"] / rate)
+    peaks = [stage["peak_mib"] for name, stage in took.items() if name != "start-up"]
     assert all(before <= after + 0.1 for before, after in itertools.pairwise(peaks))  # the report rounds
     assert entry["peak_mib"] >= peaks[-1] > 50
 

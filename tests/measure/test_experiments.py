@@ -299,7 +299,7 @@ def test_every_mechanism_is_where_the_page_says() -> None:
     named = re.findall(r"`([\w/]+(?:\.py|/))`", text)
     assert len(named) > 15
     for path in named:
-        assert (source / path).exists(), f"{path} is no more: say in docs/replication/mechanisms.md where it went"
+        assert (source / path).exists(), f"{path} is no more: say in docs/replication/mechanisms.txt where it went"
     sources = "".join(path.read_text(encoding="utf-8") for path in source.rglob("*.py"))
     for name in re.findall(r"`([a-z_]+)`", text):
         assert re.search(rf"\b{name}\b", sources), name
@@ -343,7 +343,7 @@ def test_the_page_holds_every_claim_and_every_figure(tmp_path: Path, monkeypatch
     monkeypatch.setattr(write_replication, "KEPT", tmp_path / "kept")
     write_replication.collect(tmp_path / "results")
     assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == [
-        "mechanisms.md",
+        "mechanisms.txt",
         "runtime.json",
         "runtime.png",
     ]
