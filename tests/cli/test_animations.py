@@ -44,8 +44,12 @@ def test_timing_and_colours_of_every_kind_to_every_kind(upscale: Call, tmp_path:
     assert (times, loop) == (TIMES, LOOP)
     for number, frame in enumerate(frames):
         assert frame.size == (16, 12)
-        found, expected = frame.getpixel((8, 6)), (60 * number, 200 - 40 * number, 90, 255)
-        assert max(abs(a - b) for a, b in zip(found, expected, strict=True)) <= 35  # of random networks
+        # Random networks draw what they like, but the mean colour tells the frames apart: 60 lie between two.
+        found, expected = (
+            frame.resize((1, 1), Image.Resampling.BOX).getpixel((0, 0)),
+            (60 * number, 200 - 40 * number, 90, 255),
+        )
+        assert max(abs(a - b) for a, b in zip(found, expected, strict=True)) <= 25
     assert is_result(tmp_path / f"b{after}")
 
 
