@@ -17,7 +17,7 @@ from patchscaler.storage import model_folder
 from patchscaler.training.memory import build_memory
 
 ROOT = Path(__file__).parents[1]
-DOCS = sorted((ROOT / "docs").rglob("*.md"))
+DOCS = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "lab").glob("*.md")])
 PAGES = [ROOT / "README.md", *DOCS]
 
 

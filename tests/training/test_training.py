@@ -255,3 +255,11 @@ def test_figures_go_to_a_tracker(table: Any, tmp_path: Path) -> None:
         assert name in found
     with pytest.raises(ConfigError, match=r'run\.tracker "abacus" is not there; installed: .*tensorboard'):
         run_training("restorer", table("restorer", "other", tracker="abacus"))
+
+
+def test_a_texture_classifier_needs_no_restorer(table: Any) -> None:
+    """Its coarse view is the bicubic enlargement then."""
+    settings = table("texture")
+    del settings["restorer"]
+    figures = run_training("texture", settings | {"held_out": 4})
+    assert all(math.isfinite(value) for value in figures.values())

@@ -51,6 +51,11 @@ def restorer_input(restorer: Any, autoencoder: ModelMixin | None, pixels: Float[
     if restorer.input_kind == "pixels":
         return pixels.contiguous(memory_format=torch.channels_last)
     assert autoencoder is not None
+    return enlarged_latents(autoencoder, pixels)
+
+
+def enlarged_latents(autoencoder: ModelMixin, pixels: Float[Tensor, "n 3 height width"]) -> Float[Tensor, "n c h w"]:
+    """Latents of the bicubic enlargement x4 of LR RGB in [0,1], even sides."""
     size = SCALE * pixels.shape[-2], SCALE * pixels.shape[-1]
     large = F.interpolate(pixels, size, mode="bicubic", antialias=True).clamp(0, 1)
     return encode_pixels(autoencoder, large)

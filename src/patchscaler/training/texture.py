@@ -17,9 +17,7 @@ from torch.utils.data import Dataset
 
 from patchscaler.data.pairs import PairDataset, PairSettings
 from patchscaler.data.pictures import PictureSet
-from patchscaler.imaging.geometry import Size
-from patchscaler.imaging.resize import resize_bicubic
-from patchscaler.models.latents import encode_pixels, latent_channels, restorer_input
+from patchscaler.models.latents import encode_pixels, enlarged_latents, latent_channels, restorer_input
 from patchscaler.models.texture import TextureClassifier
 from patchscaler.training.frozen import load_autoencoder, load_restorer
 from patchscaler.training.perceptual import EMBEDDING, EfficientNetFeatures
@@ -85,9 +83,7 @@ class TextureTask:
     def _coarse(self, small: Tensor) -> Tensor:
         if self.restorer is not None:
             return self.restorer(restorer_input(self.restorer, self.autoencoder, small)).latents
-        height, width = small.shape[-2:]
-        enlarged = resize_bicubic(small.cpu().numpy(), Size(4 * height, 4 * width), clamp=True)
-        return encode_pixels(self.autoencoder, torch.from_numpy(enlarged).to(small.device))
+        return enlarged_latents(self.autoencoder, small)
 
     def loss(
         self, network: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
