@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -196,14 +197,13 @@ def write_text(path: Path, text: str) -> None:
 @contextmanager
 def progress_bar(name: str) -> Iterator["ProgressCallback"]:
     """A callback that shows stage, percentage and time left of one picture on stderr, if that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda progress: None
+        return
     from rich.console import Console
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as ProgressBar
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda progress: None
-        return
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -211,7 +211,7 @@ def progress_bar(name: str) -> Iterator["ProgressCallback"]:
         TextColumn("{task.fields[stage]}"),
         TimeRemainingColumn(),
     )
-    with ProgressBar(*columns, console=console, transient=True, redirect_stdout=False) as bar:
+    with ProgressBar(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
         task = bar.add_task(name, total=1.0, stage="")
         furthest = 0.0
 

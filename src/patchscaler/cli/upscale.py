@@ -187,7 +187,8 @@ def upscale(
 
                 if alone:
                     work_alone()
-                loaded = load_engine(model, engine, device=devices[0])
+                sampling = len(devices) == 1 and any(options.groups.steps)
+                loaded = load_engine(model, engine, device=devices[0], ahead=sampling)
                 if len(devices) > 1:
                     devices = devices[: most_patches(loaded.model, jobs, size, len(devices))]
                 upscaler = borrowed.upscaler(loaded) if backbone else new_upscaler(loaded, devices, split)

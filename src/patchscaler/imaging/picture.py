@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Shaped
 from numpy import ndarray
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
@@ -13,6 +12,7 @@ from PIL import Image, ImageCms
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.icc import GREY, colour_space, convert_by_profile, is_usable, lab_profile, to_srgb
 from patchscaler.imaging.metadata import Metadata, read_metadata
+from patchscaler.imaging.shapes import Float, Shaped
 from patchscaler.imaging.sixteen_bit import BITS, PHOTOMETRIC
 from patchscaler.imaging.transfer import from_gamma, odd_gamma
 

@@ -4,11 +4,11 @@ import bisect
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int64
 from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
 
 from patchscaler.imaging.picture import to_pil
+from patchscaler.imaging.shapes import Float, Int64
 
 # Blue, yellow, vermilion, bluish green of Okabe and Ito: told apart with any colour vision, and by their lightness.
 COLOURS = ((0, 114, 178), (240, 228, 66), (213, 94, 0), (0, 158, 115))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import IO, Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Shaped
 from numpy import ndarray
 from PIL import features
 
@@ -23,6 +22,7 @@ from patchscaler.imaging.metadata import Metadata, bare, jpeg_options, png_info,
 from patchscaler.imaging.opening import register_jxl
 from patchscaler.imaging.picture import Picture, as_float, is_colourless, quantise, to_pil, without_colour
 from patchscaler.imaging.resize import resize_bicubic
+from patchscaler.imaging.shapes import Shaped
 from patchscaler.imaging.sixteen_bit import write_png16, write_tiff
 
 FORMATS = {
