@@ -27,7 +27,7 @@ def data_list() -> None:
 def data_check(
     folder: Annotated[Path, typer.Argument(help="an unpacked test set")],
     manifest: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="hashes, written at the first check [default: in the folder]")
+        Path | None, typer.Option(metavar="FILE", help="hashes, written at the first check (default: in the folder)")
     ] = None,
 ) -> None:
     """Say which test set a folder holds and whether it is whole; compare its hashes with those of the first check.

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
+from patchscaler.cli import options as option
 from patchscaler.cli.evaluate import PEER_HELP, peers_of
+from patchscaler.cli.options import DTYPES
 from patchscaler.engines.devices import choose_device
 from patchscaler.errors import ConfigError
 from patchscaler.measure.experiments.catalogue import ABLATION, CATALOGUE, PLUG_IN
@@ -21,12 +23,12 @@ def experiment(
     data: Annotated[
         Path, typer.Option(metavar="DIR", help="sharp pictures, or a test set (see `patchscaler data list`)")
     ],
-    model: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="bundled name, folder or hub id")] = "tiny",
+    model: option.Model = "tiny",
     out: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="gets a folder for each")] = Path(
         "results"
     ),
     pictures: Annotated[
-        int | None, typer.Option(min=0, help="spread over the folder; 0: all [default: a few minutes' worth]")
+        int | None, typer.Option(min=0, help="spread over the folder; 0: all (default: a few minutes' worth)")
     ] = None,
     side: Annotated[
         int, typer.Option(min=0, help="of the middle that is taken of each picture, in pixels; 0: whole pictures")
@@ -51,17 +53,16 @@ def experiment(
         str | None, typer.Option(metavar="STYLE", help="plug-in: img2img, stablesr, x4, ldm, as in upscale")
     ] = None,
     metrics: Annotated[str, typer.Option(help="as in evaluate; LPIPS (alex) is always measured")] = "default",
-    features: Annotated[Path | None, typer.Option(metavar="DIR", help="convolutions of AlexNet and VGG16")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")] = "auto",
-    threads: Annotated[int, typer.Option(min=0, help="0: torch's choice")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="patches at a time")] = 32,
+    features: option.Features = None,
+    seed: option.Seed = 0,
+    device: option.Device = "auto",
+    dtype: option.Dtype = "auto",
+    threads: option.Threads = 0,
+    batch_size: option.BatchSize = 32,
 ) -> None:
     """Rerun one of the paper's tables or figures; writes JSON, a page and plots with all that they depend on."""
     from rich.console import Console
 
-    from patchscaler.cli.benchmark import DTYPES
     from patchscaler.measure.experiments.run import run
     from patchscaler.measure.experiments.setting import Setting
 

@@ -24,7 +24,8 @@ from patchscaler.cli.upscale import upscale
 from patchscaler.errors import ConfigError, PatchScalerError
 
 PROMPT = "--prompt"  # the one option that may be empty
-EXTRAS = {"torch": "torch", "einops": "torch", "jaxtyping": "torch", "jinja2": "torch", "diffusers": "diffusers"}  # what brings a package
+# What brings a package.
+EXTRAS = {**dict.fromkeys(("torch", "einops", "jaxtyping", "jinja2"), "torch"), "diffusers": "diffusers"}
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 app.command()(upscale)

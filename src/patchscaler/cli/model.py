@@ -27,7 +27,7 @@ def memory_build(
     candidates: Annotated[int, typer.Option(help="patches to choose from; 0 with --stride: all", min=0)] = 20_000,
     patch: Annotated[int, typer.Option(help="V: side of a patch in latents", min=1)] = 16,
     stride: Annotated[
-        int | None, typer.Option(help="cut every picture on a grid, so many latents apart [default: at random]", min=1)
+        int | None, typer.Option(help="cut every picture on a grid, so many latents apart (default: at random)", min=1)
     ] = None,
     seed: int = 0,
 ) -> None:
