@@ -19,7 +19,7 @@ from patchscaler.stages.passes import Passes, Result
 from patchscaler.stages.previews import Previews
 from patchscaler.stages.refine import Patches
 from patchscaler.stages.render import Renderer
-from patchscaler.stages.restore import SECOND_HALO, Coarse, first_tiles, inner, mixed, second_tiles
+from patchscaler.stages.restore import SECOND_HALO, CoarseLatents, first_tiles, inner, mixed, second_tiles
 from patchscaler.stages.sizes import target_size
 from patchscaler.stages.task import Task
 
@@ -110,11 +110,11 @@ class Upscaler:
             results.append(passes.result(self.model_name))
         return results if several else results[0]
 
-    def restore(self, task: Task) -> Coarse:
+    def restore(self, task: Task) -> CoarseLatents:
         """GRM: coarse latents and their expected error (Eq. 1), tile by tile; by a second, larger restorer too, if the
         gate asks for it."""
         engine, model, report = self.engine, self.engine.model, task.report
-        coarse = Coarse(task, model)
+        coarse = CoarseLatents(task, model)
         with report.stage("restore"):
             for tile in task.pending("restore", first_tiles(task.size, model)):
                 wide = tile.widened(model.restore_reach or 0, task.size)
@@ -134,7 +134,7 @@ class Upscaler:
                 coarse.pad()
         return coarse
 
-    def group(self, coarse: Coarse) -> Patches:
+    def group(self, coarse: CoarseLatents) -> Patches:
         """PGS: the picture's patches, by their mean confidence simple, medium or hard (Eq. 2), with the steps of each
         group."""
         task, model = coarse.task, self.engine.model

@@ -131,8 +131,10 @@ def animate_job(
             result.clear()
             seconds += result.seconds
         write_animation(job.result, frames, animation, **saving)
-    sizes = " -> ".join(f"{each.width}x{each.height}" for each in (result.source.size, result.size))
-    words = [f"{job.source} -> {job.result}: {len(frames)} frames, {sizes} in {seconds:.1f} s", *lost]
+    words = [
+        f"{job.source} -> {job.result}: {len(frames)} frames, {result.source.size} -> {result.size} in {seconds:.1f} s",
+        *lost,
+    ]
     return "; ".join([*words, "256 colours a frame"] if kind == "GIF" else words)
 
 
@@ -159,8 +161,8 @@ def write_job(job: Job, result: "Result", model: str, saving: dict[str, Any], na
 
 def _summary(job: Job, result: "Result", named: str | None) -> str:
     report = result.report
-    sizes = " -> ".join(f"{size.width}x{size.height}" for size in (result.source.size, result.size))
     groups = ", ".join(f"{count} {name}" for name, count in report.patches.items())
+    sizes = f"{result.source.size} -> {result.size}"
     line = f"{job.source} -> {named or job.result}: {sizes} in {result.seconds:.1f} s, patches: {groups}"
     if report.second is not None and report.second["share"]:
         line += ", with the second restorer"

@@ -236,6 +236,5 @@ def _foretell(job: Job, size: dict[str, Any]) -> bool:
     except PatchScalerError as error:
         complain(str(error) if isinstance(error, ImageReadError | ImageWriteError) else f"{job.source}: {error}")
         return False
-    sizes = " -> ".join(f"{size.width}x{size.height}" for size in (before, after))
-    typer.echo(f"{job.source} -> {job.result}: {sizes}")
+    typer.echo(f"{job.source} -> {job.result}: {before} -> {after}")
     return True

@@ -2,10 +2,9 @@
 weights are the safetensors of the model folder."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from patchscaler.errors import ConfigError, WeightsError
 from patchscaler.imaging.dct import BlockDct
 from patchscaler.imaging.tiles import OVERLAP
 from patchscaler.pgs.gate import Gate
+from patchscaler.pgs.sampling import runs, side_by_side
 from patchscaler.pgs.schedule import alphas_from
 from patchscaler.storage import BUNDLED, check_shapes, read_json, read_shapes, weight_files
 
@@ -145,12 +145,10 @@ class OnnxEngine:
         return Texture(np.zeros((*shape, width, tokens), np.float32), np.zeros((*shape, tokens, width), np.float32))
 
     def _read(self, texture: Texture | None, rows: Indices) -> Texture:
-        """Of these patches; those that lie side by side, as they mostly do, need no copy."""
+        """Of these patches."""
         if texture is None or not len(rows):
             return self._nothing
-        first, last = int(rows[0]), int(rows[-1])
-        places = slice(first, last + 1) if last - first + 1 == len(rows) else rows
-        return Texture(texture.keys[places], texture.values[places])
+        return Texture(*(part[side_by_side(rows)] for part in texture))
 
     def session(self, network: str) -> Any:
         """Of one of `networks`, made when it is first asked."""
@@ -254,9 +252,3 @@ def describe(folder: Path, name: str) -> ModelInfo:
         gate=None if gate is None else Gate(gate["gate_limit"], gate["gate_reach"], gate["gate_share"]),
         dct=BlockDct(luma, chroma, tuple(mean), tuple(std)),
     )
-
-
-def runs(t: Indices) -> Iterator[slice]:
-    """Rows of a batch that share a time step, which lie side by side."""
-    edges = [0, *(np.flatnonzero(np.diff(t)) + 1).tolist(), len(t)]
-    return (slice(first, last) for first, last in pairwise(edges))

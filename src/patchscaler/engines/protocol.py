@@ -4,14 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
-
 from patchscaler.imaging.dct import BlockDct
+from patchscaler.imaging.shapes import Array, Indices
 from patchscaler.pgs.gate import Gate
-
-Array = NDArray[np.float32]
-Indices = NDArray[np.int64]
 
 
 class Restored(NamedTuple):

@@ -4,7 +4,6 @@ import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ from patchscaler.models.latents import DCT_AREA, KL_AREA, decode_latents, decode
 from patchscaler.models.model import PARTS, SAMPLING_PARTS, SECOND_PARTS, Model, pack, unpack
 from patchscaler.models.open_weights import weights_lie_open
 from patchscaler.models.patch_dit import TextureCache
+from patchscaler.pgs.sampling import runs, side_by_side
 
 # Latents, halo included, restored at once: about 0.5 GiB with the `tiny` restorer.
 RESTORE_AREA = 130_000
@@ -73,8 +73,8 @@ class TorchEngine:
             return _array(self.networks.patch_dit(x, torch.from_numpy(t).to(self._device), y0, error, read))
         folded = self._folding.__dict__.setdefault("dit", FoldedDiT(self.networks.patch_dit))
         prediction = np.empty_like(x_t)
-        for own in _runs(t):
-            cache = None if texture is None else TextureCache(*(part[_places(rows[own])] for part in texture))
+        for own in runs(t):
+            cache = None if texture is None else TextureCache(*(part[side_by_side(rows[own])] for part in texture))
             prediction[own] = _array(folded(x[own], int(t[own.start]), y0[own], error[own], cache))
         return prediction
 
@@ -135,15 +135,3 @@ def _unpacked(packed: dict[str, Any], name: str, device: str, threads: int) -> T
 def _array(tensor: Tensor) -> Array:
     array: Array = tensor.float().cpu().numpy()
     return array
-
-
-def _runs(t: Indices) -> list[slice]:
-    """Rows of a batch that share a time step, which lie side by side."""
-    edges = [0, *(np.flatnonzero(np.diff(t)) + 1).tolist(), len(t)]
-    return [slice(first, last) for first, last in pairwise(edges)]
-
-
-def _places(rows: Indices) -> slice | Tensor:
-    """As a slice where they lie side by side, which needs no copy."""
-    first, last = int(rows[0]), int(rows[-1])
-    return slice(first, last + 1) if last - first + 1 == len(rows) else torch.from_numpy(rows)

@@ -111,8 +111,7 @@ def check_format(path: Path, size: Size) -> str:
         raise ImageWriteError(f"{path}: unknown format {path.suffix!r}; use one of {', '.join(FORMATS)}")
     longest = LONGEST_SIDES.get(kind)
     if longest is not None and max(size) > longest:
-        sides = f"{size.width}x{size.height}"
-        raise ImageWriteError(f"{path}: {sides} is too large for {kind}, whose sides end at {longest}; use PNG instead")
+        raise ImageWriteError(f"{path}: {size} is too large for {kind}, whose sides end at {longest}; use PNG instead")
     return kind
 
 

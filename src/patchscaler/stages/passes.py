@@ -102,10 +102,11 @@ class Result:
     def history(self) -> str:
         """One line on what was done."""
         steps = ",".join(map(str, self.report.steps.values()))
-        sizes = " to ".join(f"{size.width}x{size.height}" for size in (self.source.size, self.size))
         passes = f", {len(self.passes)} passes" if len(self.passes) > 1 else ""
         how = f"model {self.model}, steps {steps}, seed {self.report.seed}"
-        return f"PatchScaler {__version__}: {sizes} pixels{passes}, {how}{', wrap' * self.wrap}"
+        return (
+            f"PatchScaler {__version__}: {self.source.size} to {self.size} pixels{passes}, {how}{', wrap' * self.wrap}"
+        )
 
     def save(
         self,
