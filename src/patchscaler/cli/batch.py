@@ -9,10 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from patchscaler.cli import options as option
-from patchscaler.cli.naming import FORMAT_SUFFIXES, FileFormat, size_label
+from patchscaler.cli.naming import FileFormat, size_label
 from patchscaler.cli.options import parse_options
 from patchscaler.engines.devices import available_devices
 from patchscaler.errors import ConfigError
+from patchscaler.stages.sizes import check_size
+from patchscaler.storage import model_folder
 
 
 def batch(
@@ -58,8 +60,6 @@ def batch(
     from patchscaler.cluster.enlarger import Work
     from patchscaler.cluster.job import Cluster, run_job, sink_of
     from patchscaler.cluster.sinks import check_kind
-    from patchscaler.stages.sizes import check_size
-    from patchscaler.storage import model_folder
 
     size: dict[str, Any] = {"scale": scale, "width": None, "height": None, "max_side": max_side}
     check_size(**size)
@@ -69,7 +69,7 @@ def batch(
         raise ConfigError(f"--address {address}: say how many --actors the cluster shall hold")
     gpus, devices = _gpus(gpus, address)
     actors = actors or (max(1, int(devices / gpus)) if gpus else max(1, (os.cpu_count() or 1) // cores))
-    suffix = "same" if file_format is FileFormat.same else FORMAT_SUFFIXES[file_format.value]
+    suffix = "same" if file_format is FileFormat.same else file_format.suffix
     if model_folder(model) == model and os.path.isdir(model):
         model = os.path.abspath(model)  # workers have folders of their own
     label, device = size_label(scale, None, None, max_side), "cuda" if gpus else "cpu"

@@ -8,11 +8,6 @@ import typer
 data_app = typer.Typer(help="Test sets: list, check, degrade.", no_args_is_help=True)
 
 
-@data_app.callback()
-def data() -> None:
-    """Test sets: list, check, degrade."""
-
-
 @data_app.command("list")
 def data_list() -> None:
     """The test sets that are recognised: their pictures, and where they are obtained."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
@@ -16,15 +16,20 @@ from patchscaler import __version__
 from patchscaler.cli.existing import check_names
 from patchscaler.cli.folders import Job, Targets, make_folders
 from patchscaler.engines.processor import fast_bfloat16
+from patchscaler.engines.protocol import ModelInfo
 from patchscaler.errors import ImageWriteError, PatchScalerError, reason
-
-if TYPE_CHECKING:
-    from patchscaler.engines.protocol import ModelInfo
-    from patchscaler.imaging.geometry import Size
-    from patchscaler.imaging.opening import PictureFile
-    from patchscaler.imaging.picture import Picture
-    from patchscaler.report import Progress, ProgressCallback
-    from patchscaler.upscaler import Result
+from patchscaler.imaging.animation import ANIMATED, read_animation, write_animation
+from patchscaler.imaging.files import PictureFile, check_format, losses, read_picture, read_size, write_picture
+from patchscaler.imaging.geometry import SCALE, Size
+from patchscaler.imaging.picture import Picture
+from patchscaler.imaging.qmap import draw_qmap
+from patchscaler.imaging.resize import resize_bicubic
+from patchscaler.imaging.sources import picture_from
+from patchscaler.imaging.tiles import patches_of
+from patchscaler.imaging.writing import whole_file
+from patchscaler.report import Progress, ProgressCallback
+from patchscaler.stages.sizes import target_size
+from patchscaler.upscaler import Result
 
 # Share of the time each stage takes by default (docs/speed.md): what the percentage is made of.
 # Where the second restorer is asked, it takes most of the time. A stage that isn't there counts as done with the next.
@@ -54,10 +59,8 @@ def complaining(job: Job, failed: list[str]) -> Iterator[None]:
         failed.append(words)
 
 
-def read_job(job: Job, targets: Targets, size: dict[str, Any]) -> "Picture":
+def read_job(job: Job, targets: Targets, size: dict[str, Any]) -> Picture:
     """The picture of a job, once all is checked that can be before the long work; `size` as Upscaler takes it."""
-    from patchscaler.imaging.files import read_picture
-    from patchscaler.stages.sizes import target_size
 
     make_folders(job, targets)
     check_names(job)
@@ -66,16 +69,13 @@ def read_job(job: Job, targets: Targets, size: dict[str, Any]) -> "Picture":
     return picture
 
 
-def _file_of(job: Job) -> "PictureFile":
-    from patchscaler.imaging.files import PictureFile
+def _file_of(job: Job) -> PictureFile:
 
     return PictureFile(job.source.called or str(job.source.path), job.source.path)
 
 
-def check_result(job: Job, size: "Size") -> str:
+def check_result(job: Job, size: Size) -> str:
     """Pillow's name of the result's format; raises ImageWriteError where it can't be written."""
-    from patchscaler.imaging.animation import ANIMATED
-    from patchscaler.imaging.files import check_format
 
     suffix = job.result.suffix.lower()
     if job.source.animated and suffix not in ANIMATED:
@@ -87,12 +87,8 @@ def check_result(job: Job, size: "Size") -> str:
     return kind
 
 
-def most_patches(model: "ModelInfo", jobs: Sequence[Job], size: dict[str, Any], enough: int) -> int:
+def most_patches(model: ModelInfo, jobs: Sequence[Job], size: dict[str, Any], enough: int) -> int:
     """Of the largest picture, by its header: more workers than that have nothing to do. `enough` is as good as more."""
-    from patchscaler.imaging.files import read_size
-    from patchscaler.imaging.geometry import SCALE, Size
-    from patchscaler.imaging.tiles import patches_of
-    from patchscaler.stages.sizes import target_size
 
     most = 1
     for job in jobs:
@@ -107,12 +103,9 @@ def most_patches(model: "ModelInfo", jobs: Sequence[Job], size: dict[str, Any], 
 
 
 def animate_job(
-    job: Job, targets: Targets, size: dict[str, Any], saving: dict[str, Any], enlarge: "Callable[..., Result]"
+    job: Job, targets: Targets, size: dict[str, Any], saving: dict[str, Any], enlarge: Callable[..., Result]
 ) -> str:
     """Do one animation, frame by frame; one line about it. `enlarge`: an Upscaler with its options."""
-    from patchscaler.imaging.animation import read_animation, write_animation
-    from patchscaler.imaging.files import losses, read_picture
-    from patchscaler.stages.sizes import target_size
 
     make_folders(job, targets)
     check_names(job)
@@ -138,9 +131,8 @@ def animate_job(
     return "; ".join([*words, "256 colours a frame"] if kind == "GIF" else words)
 
 
-def write_job(job: Job, result: "Result", model: str, saving: dict[str, Any], named: str | None) -> str:
+def write_job(job: Job, result: Result, model: str, saving: dict[str, Any], named: str | None) -> str:
     """All files of a job; one line about it, in which the result is called `named`."""
-    from patchscaler.imaging.files import check_format, losses
 
     with result.report.stage("write"):
         result.save(job.result, **saving)
@@ -159,7 +151,7 @@ def write_job(job: Job, result: "Result", model: str, saving: dict[str, Any], na
     )
 
 
-def _summary(job: Job, result: "Result", named: str | None) -> str:
+def _summary(job: Job, result: Result, named: str | None) -> str:
     report = result.report
     groups = ", ".join(f"{count} {name}" for name, count in report.patches.items())
     sizes = f"{result.source.size} -> {result.size}"
@@ -173,12 +165,7 @@ def _summary(job: Job, result: "Result", named: str | None) -> str:
     return line
 
 
-def _write_qmap(path: Path, result: "Result") -> None:
-    from patchscaler.imaging.files import write_picture
-    from patchscaler.imaging.geometry import Size
-    from patchscaler.imaging.qmap import draw_qmap
-    from patchscaler.imaging.resize import resize_bicubic
-    from patchscaler.imaging.sources import picture_from
+def _write_qmap(path: Path, result: Result) -> None:
 
     enlarged = resize_bicubic(result.source.pixels, Size(*result.report.output_size), clamp=True)
     drawn = draw_qmap(enlarged, result.groups.flatten(), result.patch_boxes, list(result.report.patches))
@@ -187,7 +174,6 @@ def _write_qmap(path: Path, result: "Result") -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write whole or not at all; raises ImageWriteError."""
-    from patchscaler.imaging.writing import whole_file
 
     try:
         with whole_file(path) as file:
@@ -197,7 +183,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def progress_bar(name: str) -> Iterator["ProgressCallback"]:
+def progress_bar(name: str) -> Iterator[ProgressCallback]:
     """A callback that shows stage, percentage and time left of one picture on stderr, if that is a terminal."""
     if not sys.stderr.isatty():
         yield lambda progress: None
@@ -217,7 +203,7 @@ def progress_bar(name: str) -> Iterator["ProgressCallback"]:
         task = bar.add_task(name, total=1.0, stage="")
         furthest = 0.0
 
-        def show(progress: "Progress") -> None:
+        def show(progress: Progress) -> None:
             nonlocal furthest
             stages = list(STAGE_SHARES)
             before = sum(STAGE_SHARES[stage] for stage in stages[: stages.index(progress.stage)])

@@ -8,7 +8,7 @@ import typer
 
 from patchscaler.errors import ConfigError
 
-memory_app = typer.Typer(help="The Reference Texture Memory.", no_args_is_help=True)
+memory_app = typer.Typer(no_args_is_help=True)
 
 
 @memory_app.callback()

@@ -169,8 +169,8 @@ def open_picture(file: PictureFile, frame: int = 0, formats: Collection[str] = R
 
 
 def _unknown(name: str) -> bool:
-    """Whether a format's package isn't loaded, so that Pillow refuses its name; it loads its own when it needs them."""
-    return name in ("HEIF", "JXL") and name not in Image.OPEN
+    """Whether Pillow refuses a format's name, as its package isn't loaded, or as JPEG's reader takes its files."""
+    return name in ("HEIF", "JXL", "MPO") and name not in Image.OPEN
 
 
 def readable(formats: Collection[str] = READ_FORMATS) -> list[str]:

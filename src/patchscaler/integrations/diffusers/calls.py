@@ -124,11 +124,7 @@ class PipelineUpscaler(Upscaler):
     """
 
     def __init__(
-        self,
-        executor: Executor,
-        on_step_end: StepEnd,
-        on_options: Callable[[Options], None],
-        as_latents: bool,
+        self, executor: Executor, on_step_end: StepEnd, on_options: Callable[[Options], None], as_latents: bool
     ) -> None:
         super().__init__(engine=executor.engine, executor=executor)
         self.on_step_end, self.on_options, self.as_latents = on_step_end, on_options, as_latents

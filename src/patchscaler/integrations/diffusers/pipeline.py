@@ -21,14 +21,7 @@ from patchscaler.imaging.files import Picture
 from patchscaler.imaging.geometry import SCALE
 from patchscaler.imaging.sources import pictures_from
 from patchscaler.imaging.tiles import OVERLAP
-from patchscaler.integrations.diffusers.calls import (
-    Calls,
-    PipelineUpscaler,
-    StepCallback,
-    seeds_of,
-    step_bar,
-    step_end,
-)
+from patchscaler.integrations.diffusers.calls import Calls, PipelineUpscaler, StepCallback, seeds_of, step_bar, step_end
 from patchscaler.integrations.diffusers.output import PatchScalerBatch, PatchScalerOutput, batch_of, output_of
 from patchscaler.integrations.diffusers.saving import SavedPipeline
 from patchscaler.models.autoencoder import DctAutoencoder
