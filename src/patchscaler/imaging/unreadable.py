@@ -3,7 +3,7 @@
 import io
 import struct
 import warnings
-from typing import IO, Protocol, cast
+from typing import IO, Protocol, cast, runtime_checkable
 
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
@@ -39,6 +39,7 @@ COMPRESSION, BITS, SAMPLE_FORMAT, PLANAR = 259, 258, 339, 284
 COMPRESSIONS = {50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL", 34887: "LERC", 34925: "LZMA", 34712: "JPEG 2000"}
 
 
+@runtime_checkable
 class File(Protocol):
     """An `opening.PictureFile`."""
 
