@@ -26,7 +26,7 @@ from patchscaler.integrations.diffusers.output import PatchScalerBatch, PatchSca
 from patchscaler.integrations.diffusers.saving import SavedPipeline
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.fusion import Fusion
-from patchscaler.models.model import SECOND_PARTS, Model, channels_last
+from patchscaler.models.model import PARTS, SECOND_PARTS, Model, channels_last
 from patchscaler.models.patch_dit import PatchDiT, TextureCache
 from patchscaler.models.restorer import ConvRestorer, Restoration
 from patchscaler.models.rrdb import RrdbRestorer
@@ -217,14 +217,7 @@ class PatchScalerPipeline(SavedPipeline):
         """The networks as the stages take them. Raises ConfigError for a scheduler that would change nothing."""
         check_scheduler(self.scheduler)
         return Model(
-            autoencoder=self.autoencoder,
-            restorer=self.restorer,
-            patch_dit=self.patch_dit,
-            texture_classifier=self.texture_classifier,
-            texture_encoder=self.texture_encoder,
-            texture_memory=self.texture_memory,
-            second_restorer=self.second_restorer,
-            fusion=self.fusion,
+            **{name: getattr(self, name) for name in ("autoencoder", *PARTS, *SECOND_PARTS)},
             alphas=alphas_from(self.scheduler.config),
             overlap=int(self.config["overlap"]),
             run_on=self._execution_device,
