@@ -31,7 +31,6 @@ class Backbone:
 
     def steps(self, quality: str | None, steps: str | None) -> str | None:
         """--steps, or the paper's where a backbone is named and nothing chooses: few steps need training for them."""
-
         return ",".join(map(str, PAPER_STEPS)) if self.name is not None and not quality and not steps else steps
 
     def upscaler(self, engine: Engine) -> Upscaler:

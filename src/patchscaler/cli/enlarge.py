@@ -13,8 +13,7 @@ from typing import Any
 import typer
 
 from patchscaler import __version__
-from patchscaler.cli.existing import check_names
-from patchscaler.cli.folders import Job, Targets, make_folders
+from patchscaler.cli.folders import Job
 from patchscaler.engines.processor import fast_bfloat16
 from patchscaler.engines.protocol import ModelInfo
 from patchscaler.errors import ImageWriteError, PatchScalerError, reason
@@ -59,11 +58,8 @@ def complaining(job: Job, failed: list[str]) -> Iterator[None]:
         failed.append(words)
 
 
-def read_job(job: Job, targets: Targets, size: dict[str, Any]) -> Picture:
+def read_job(job: Job, size: dict[str, Any]) -> Picture:
     """The picture of a job, once all is checked that can be before the long work; `size` as Upscaler takes it."""
-
-    make_folders(job, targets)
-    check_names(job)
     picture = read_picture(_file_of(job), frame=job.source.frame)
     check_result(job, target_size(picture.size, **size))
     return picture
@@ -76,7 +72,6 @@ def _file_of(job: Job) -> PictureFile:
 
 def check_result(job: Job, size: Size) -> str:
     """Pillow's name of the result's format; raises ImageWriteError where it can't be written."""
-
     suffix = job.result.suffix.lower()
     if job.source.animated and suffix not in ANIMATED:
         raise ImageWriteError(f"{job.result}: holds no animation; use one of {', '.join(ANIMATED)}")
@@ -89,7 +84,6 @@ def check_result(job: Job, size: Size) -> str:
 
 def most_patches(model: ModelInfo, jobs: Sequence[Job], size: dict[str, Any], enough: int) -> int:
     """Of the largest picture, by its header: more workers than that have nothing to do. `enough` is as good as more."""
-
     most = 1
     for job in jobs:
         with suppress(PatchScalerError, OSError):  # which is said when its turn comes
@@ -102,13 +96,8 @@ def most_patches(model: ModelInfo, jobs: Sequence[Job], size: dict[str, Any], en
     return most
 
 
-def animate_job(
-    job: Job, targets: Targets, size: dict[str, Any], saving: dict[str, Any], enlarge: Callable[..., Result]
-) -> str:
+def animate_job(job: Job, size: dict[str, Any], saving: dict[str, Any], enlarge: Callable[..., Result]) -> str:
     """Do one animation, frame by frame; one line about it. `enlarge`: an Upscaler with its options."""
-
-    make_folders(job, targets)
-    check_names(job)
     animation = read_animation(_file_of(job))
     seconds, lost = 0.0, dict[str, None]()
     with tempfile.TemporaryDirectory(prefix="patchscaler-") as folder:
@@ -133,7 +122,6 @@ def animate_job(
 
 def write_job(job: Job, result: Result, model: str, saving: dict[str, Any], named: str | None) -> str:
     """All files of a job; one line about it, in which the result is called `named`."""
-
     with result.report.stage("write"):
         result.save(job.result, **saving)
     if job.qmap:
@@ -174,7 +162,6 @@ def _write_qmap(path: Path, result: Result) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write whole or not at all; raises ImageWriteError."""
-
     try:
         with whole_file(path) as file:
             file.write(text.encode())

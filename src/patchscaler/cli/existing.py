@@ -81,7 +81,6 @@ def check_names(job: Job) -> None:
 
 def _is_ours(path: Path) -> bool:
     """Whether a file may be replaced because it is free, or a result, map or report of an earlier call."""
-
     if not os.path.lexists(path) or os.path.isdir(path):  # a folder in the way is said when the job's turn comes
         return True
     if path.suffix != ".json":

@@ -64,7 +64,6 @@ class Job:
 
 def target(option: str, given: str | None, several: bool, animated: bool = False) -> Target | None:
     """What an option names, folders made; raises ConfigError for a file where a folder is needed or of no format."""
-
     if given is None:
         return None
     path, pictures = Path(given), tuple({**FORMATS, **ANIMATED} if animated else FORMATS)
@@ -106,7 +105,6 @@ class Search(NamedTuple):
 
 def find_sources(inputs: Sequence[Path], recursive: bool, frames: Frames) -> Search:
     """The pictures of all inputs; of folders, those that are not our own results."""
-
     found: dict[Path, Source] = {}
     complaints: list[str] = []
     others: list[Path] = []
@@ -152,7 +150,6 @@ def left_out(search: Search, jobs: Sequence[Job], targets: Targets) -> str:
 
 def _split(source: Source, frames: Frames) -> list[Source]:
     """The wanted frames of a file; a file that cannot be read stays whole, and is complained of when its turn comes."""
-
     try:
         numbers = find_frames(source.path)
     except (ImageReadError, OSError):

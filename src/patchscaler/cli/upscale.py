@@ -24,7 +24,7 @@ from patchscaler.cli.enlarge import (
     write_text,
 )
 from patchscaler.cli.existing import Existing, check_names, settle
-from patchscaler.cli.folders import Frames, Job, Targets, find_sources, left_out, plan_jobs, target
+from patchscaler.cli.folders import Frames, Job, Targets, find_sources, left_out, make_folders, plan_jobs, target
 from patchscaler.cli.naming import DEFAULT_NAME, FileFormat, Naming, Source, size_label
 from patchscaler.cli.options import parse_options
 from patchscaler.cli.streams import PIPE, STDIN, piped, send
@@ -117,7 +117,6 @@ def upscale(
     A picture that cannot be read or written costs one line on stderr and the exit code 1; the others are still done.
     Interrupted by Ctrl-C, nothing half-written stays, and the same call goes on with what is missing of its folders.
     """
-
     size: dict[str, Any] = {"scale": scale, "width": width, "height": height, "max_side": max_side}
     check_size(**size)
     borrowed = Backbone(backbone, backbone_style, prompt)
@@ -182,10 +181,12 @@ def upscale(
                             enlarge = partial(
                                 upscaler, **size, options=options, resume=resume, started=budgeted, on_progress=notify
                             )
+                            make_folders(job, targets)
+                            check_names(job)
                             if job.source.animated:
-                                line = animate_job(job, targets, size, saving, enlarge)
+                                line = animate_job(job, size, saving, enlarge)
                             else:
-                                result = enlarge(read_job(job, targets, size), file=job.result)
+                                result = enlarge(read_job(job, size), file=job.result)
                                 named = None if sent is None else "standard output"
                                 line = write_job(job, result, model, saving, named)
                             typer.echo(line, err=sent is not None)
@@ -208,7 +209,6 @@ def upscale(
 
 def check_file_options(output: str | None, file_format: FileFormat | None, lossless: bool) -> None:
     """Raises ConfigError for a --format or --lossless that contradicts the ending of -o."""
-
     suffix = Path(output or "").suffix.lower()
     named = FORMATS.get(suffix)
     wanted = None
@@ -224,7 +224,6 @@ def check_file_options(output: str | None, file_format: FileFormat | None, lossl
 
 def _foretell(job: Job, size: dict[str, Any]) -> bool:
     """Say what a job would do; False, and a complaint, if it would fail."""
-
     try:
         check_names(job)
         before = read_size(job.source.path, frame=job.source.first)

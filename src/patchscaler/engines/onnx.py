@@ -106,7 +106,8 @@ class OnnxEngine:
         return prediction
 
     def decode(self, latents: Array) -> Array:
-        mean, std = self._statistics
+        assert self.model.dct is not None
+        mean, std = self.model.dct.statistics
         pixels: Array = self.session("decoder").run(None, {"latents": latents, "mean": mean, "std": std})[0]
         return pixels
 
@@ -128,13 +129,6 @@ class OnnxEngine:
         keys, scale = (memory[name].astype(np.float32) for name in ("texture_keys", "value_scale"))
         values = memory["texture_values"]
         return {"memory_keys": np.ascontiguousarray(keys.T), "memory_values": values, "value_scale": scale}
-
-    @cached_property
-    def _statistics(self) -> tuple[Array, Array]:
-        """Mean and standard deviation of the latents (c,1,1)."""
-        assert self.model.dct
-        mean, std = (np.array(x, np.float32)[:, None, None] for x in (self.model.dct.mean, self.model.dct.std))
-        return mean, std
 
     @cached_property
     def _nothing(self) -> Texture:
