@@ -1,11 +1,13 @@
 """`patchscaler upscale --backbone`: pictures made by a diffusers pipeline with PGS over it."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from patchscaler.engines.protocol import Engine
 from patchscaler.errors import ConfigError
-from patchscaler.options import PAPER_STEPS
-from patchscaler.upscaler import Upscaler
+
+if TYPE_CHECKING:
+    from patchscaler.engines.protocol import Engine
+    from patchscaler.upscaler import Upscaler
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,11 @@ class Backbone:
 
     def steps(self, quality: str | None, steps: str | None) -> str | None:
         """--steps, or the paper's where a backbone is named and nothing chooses: few steps need training for them."""
+        from patchscaler.options import PAPER_STEPS
+
         return ",".join(map(str, PAPER_STEPS)) if self.name is not None and not quality and not steps else steps
 
-    def upscaler(self, engine: Engine) -> Upscaler:
+    def upscaler(self, engine: "Engine") -> "Upscaler":
         """With the pipeline, loaded. Raises WeightsError, ConfigError."""
         import torch
 

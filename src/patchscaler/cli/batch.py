@@ -13,8 +13,6 @@ from patchscaler.cli.naming import FileFormat, size_label
 from patchscaler.cli.options import parse_options
 from patchscaler.engines.devices import available_devices
 from patchscaler.errors import ConfigError
-from patchscaler.stages.sizes import check_size
-from patchscaler.storage import model_folder
 
 
 def batch(
@@ -60,6 +58,8 @@ def batch(
     from patchscaler.cluster.enlarger import Work
     from patchscaler.cluster.job import Cluster, run_job, sink_of
     from patchscaler.cluster.sinks import check_kind
+    from patchscaler.stages.sizes import check_size
+    from patchscaler.storage import model_folder
 
     size: dict[str, Any] = {"scale": scale, "width": None, "height": None, "max_side": max_side}
     check_size(**size)

@@ -8,27 +8,22 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from patchscaler import __version__
 from patchscaler.cli.folders import Job
 from patchscaler.engines.processor import fast_bfloat16
-from patchscaler.engines.protocol import ModelInfo
 from patchscaler.errors import ImageWriteError, PatchScalerError, reason
-from patchscaler.imaging.animation import ANIMATED, read_animation, write_animation
-from patchscaler.imaging.files import PictureFile, check_format, losses, read_picture, read_size, write_picture
-from patchscaler.imaging.geometry import SCALE, Size
-from patchscaler.imaging.picture import Picture
-from patchscaler.imaging.qmap import draw_qmap
-from patchscaler.imaging.resize import resize_bicubic
-from patchscaler.imaging.sources import picture_from
-from patchscaler.imaging.tiles import patches_of
-from patchscaler.imaging.writing import whole_file
-from patchscaler.report import Progress, ProgressCallback
-from patchscaler.stages.sizes import target_size
-from patchscaler.upscaler import Result
+
+if TYPE_CHECKING:
+    from patchscaler.engines.protocol import ModelInfo
+    from patchscaler.imaging.geometry import Size
+    from patchscaler.imaging.opening import PictureFile
+    from patchscaler.imaging.picture import Picture
+    from patchscaler.report import Progress, ProgressCallback
+    from patchscaler.upscaler import Result
 
 # Share of the time each stage takes by default (docs/speed.md): what the percentage is made of.
 # Where the second restorer is asked, it takes most of the time. A stage that isn't there counts as done with the next.
@@ -58,20 +53,27 @@ def complaining(job: Job, failed: list[str]) -> Iterator[None]:
         failed.append(words)
 
 
-def read_job(job: Job, size: dict[str, Any]) -> Picture:
+def read_job(job: Job, size: dict[str, Any]) -> "Picture":
     """The picture of a job, once all is checked that can be before the long work; `size` as Upscaler takes it."""
+    from patchscaler.imaging.files import read_picture
+    from patchscaler.stages.sizes import target_size
+
     picture = read_picture(_file_of(job), frame=job.source.frame)
     check_result(job, target_size(picture.size, **size))
     return picture
 
 
-def _file_of(job: Job) -> PictureFile:
+def _file_of(job: Job) -> "PictureFile":
+    from patchscaler.imaging.files import PictureFile
 
     return PictureFile(job.source.called or str(job.source.path), job.source.path)
 
 
-def check_result(job: Job, size: Size) -> str:
+def check_result(job: Job, size: "Size") -> str:
     """Pillow's name of the result's format; raises ImageWriteError where it can't be written."""
+    from patchscaler.imaging.animation import ANIMATED
+    from patchscaler.imaging.files import check_format
+
     suffix = job.result.suffix.lower()
     if job.source.animated and suffix not in ANIMATED:
         raise ImageWriteError(f"{job.result}: holds no animation; use one of {', '.join(ANIMATED)}")
@@ -82,8 +84,13 @@ def check_result(job: Job, size: Size) -> str:
     return kind
 
 
-def most_patches(model: ModelInfo, jobs: Sequence[Job], size: dict[str, Any], enough: int) -> int:
+def most_patches(model: "ModelInfo", jobs: Sequence[Job], size: dict[str, Any], enough: int) -> int:
     """Of the largest picture, by its header: more workers than that have nothing to do. `enough` is as good as more."""
+    from patchscaler.imaging.files import read_size
+    from patchscaler.imaging.geometry import SCALE, Size
+    from patchscaler.imaging.tiles import patches_of
+    from patchscaler.stages.sizes import target_size
+
     most = 1
     for job in jobs:
         with suppress(PatchScalerError, OSError):  # which is said when its turn comes
@@ -96,8 +103,12 @@ def most_patches(model: ModelInfo, jobs: Sequence[Job], size: dict[str, Any], en
     return most
 
 
-def animate_job(job: Job, size: dict[str, Any], saving: dict[str, Any], enlarge: Callable[..., Result]) -> str:
+def animate_job(job: Job, size: dict[str, Any], saving: dict[str, Any], enlarge: "Callable[..., Result]") -> str:
     """Do one animation, frame by frame; one line about it. `enlarge`: an Upscaler with its options."""
+    from patchscaler.imaging.animation import read_animation, write_animation
+    from patchscaler.imaging.files import losses, read_picture
+    from patchscaler.stages.sizes import target_size
+
     animation = read_animation(_file_of(job))
     seconds, lost = 0.0, dict[str, None]()
     with tempfile.TemporaryDirectory(prefix="patchscaler-") as folder:
@@ -120,8 +131,10 @@ def animate_job(job: Job, size: dict[str, Any], saving: dict[str, Any], enlarge:
     return "; ".join([*words, "256 colours a frame"] if kind == "GIF" else words)
 
 
-def write_job(job: Job, result: Result, model: str, saving: dict[str, Any], named: str | None) -> str:
+def write_job(job: Job, result: "Result", model: str, saving: dict[str, Any], named: str | None) -> str:
     """All files of a job; one line about it, in which the result is called `named`."""
+    from patchscaler.imaging.files import check_format, losses
+
     with result.report.stage("write"):
         result.save(job.result, **saving)
     if job.qmap:
@@ -139,7 +152,7 @@ def write_job(job: Job, result: Result, model: str, saving: dict[str, Any], name
     )
 
 
-def _summary(job: Job, result: Result, named: str | None) -> str:
+def _summary(job: Job, result: "Result", named: str | None) -> str:
     report = result.report
     groups = ", ".join(f"{count} {name}" for name, count in report.patches.items())
     sizes = f"{result.source.size} -> {result.size}"
@@ -153,7 +166,12 @@ def _summary(job: Job, result: Result, named: str | None) -> str:
     return line
 
 
-def _write_qmap(path: Path, result: Result) -> None:
+def _write_qmap(path: Path, result: "Result") -> None:
+    from patchscaler.imaging.files import write_picture
+    from patchscaler.imaging.geometry import Size
+    from patchscaler.imaging.qmap import draw_qmap
+    from patchscaler.imaging.resize import resize_bicubic
+    from patchscaler.imaging.sources import picture_from
 
     enlarged = resize_bicubic(result.source.pixels, Size(*result.report.output_size), clamp=True)
     drawn = draw_qmap(enlarged, result.groups.flatten(), result.patch_boxes, list(result.report.patches))
@@ -162,6 +180,8 @@ def _write_qmap(path: Path, result: Result) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write whole or not at all; raises ImageWriteError."""
+    from patchscaler.imaging.writing import whole_file
+
     try:
         with whole_file(path) as file:
             file.write(text.encode())
@@ -170,9 +190,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def progress_bar(name: str) -> Iterator[ProgressCallback]:
+def progress_bar(name: str) -> Iterator["ProgressCallback"]:
     """A callback that shows stage, percentage and time left of one picture on stderr, if that is a terminal."""
-    if not sys.stderr.isatty():
+    # Rich, which takes a while to import, takes nothing else for a terminal.
+    if not sys.stderr.isatty() and not {"FORCE_COLOR", "TTY_COMPATIBLE"} & set(os.environ):
         yield lambda progress: None
         return
     from rich.console import Console
@@ -186,11 +207,13 @@ def progress_bar(name: str) -> Iterator[ProgressCallback]:
         TextColumn("{task.fields[stage]}"),
         TimeRemainingColumn(),
     )
-    with ProgressBar(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
+    console = Console(stderr=True)
+    quiet = not console.is_terminal
+    with ProgressBar(*columns, console=console, transient=True, redirect_stdout=False, disable=quiet) as bar:
         task = bar.add_task(name, total=1.0, stage="")
         furthest = 0.0
 
-        def show(progress: Progress) -> None:
+        def show(progress: "Progress") -> None:
             nonlocal furthest
             stages = list(STAGE_SHARES)
             before = sum(STAGE_SHARES[stage] for stage in stages[: stages.index(progress.stage)])

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from patchscaler.cli.folders import Job
 from patchscaler.errors import ConfigError, ImageWriteError
-from patchscaler.imaging.searching import is_result
 
 LONGEST_NAME = 255  # bytes, on nearly all file systems
 
@@ -81,6 +80,8 @@ def check_names(job: Job) -> None:
 
 def _is_ours(path: Path) -> bool:
     """Whether a file may be replaced because it is free, or a result, map or report of an earlier call."""
+    from patchscaler.imaging.searching import is_result
+
     if not os.path.lexists(path) or os.path.isdir(path):  # a folder in the way is said when the job's turn comes
         return True
     if path.suffix != ".json":

@@ -9,9 +9,6 @@ from typing import NamedTuple
 
 from patchscaler.cli.naming import Naming, Source
 from patchscaler.errors import ConfigError, ImageReadError, ImageWriteError
-from patchscaler.imaging.animation import ANIMATED, is_animation
-from patchscaler.imaging.files import FORMATS, find_frames
-from patchscaler.imaging.searching import find_pictures, is_result, search
 
 MOST_KINDS = 6  # of files left out, that are named
 
@@ -64,6 +61,9 @@ class Job:
 
 def target(option: str, given: str | None, several: bool, animated: bool = False) -> Target | None:
     """What an option names, folders made; raises ConfigError for a file where a folder is needed or of no format."""
+    from patchscaler.imaging.animation import ANIMATED
+    from patchscaler.imaging.files import FORMATS
+
     if given is None:
         return None
     path, pictures = Path(given), tuple({**FORMATS, **ANIMATED} if animated else FORMATS)
@@ -105,6 +105,8 @@ class Search(NamedTuple):
 
 def find_sources(inputs: Sequence[Path], recursive: bool, frames: Frames) -> Search:
     """The pictures of all inputs; of folders, those that are not our own results."""
+    from patchscaler.imaging.searching import find_pictures, is_result, search
+
     found: dict[Path, Source] = {}
     complaints: list[str] = []
     others: list[Path] = []
@@ -150,6 +152,9 @@ def left_out(search: Search, jobs: Sequence[Job], targets: Targets) -> str:
 
 def _split(source: Source, frames: Frames) -> list[Source]:
     """The wanted frames of a file; a file that cannot be read stays whole, and is complained of when its turn comes."""
+    from patchscaler.imaging.animation import is_animation
+    from patchscaler.imaging.files import find_frames
+
     try:
         numbers = find_frames(source.path)
     except (ImageReadError, OSError):

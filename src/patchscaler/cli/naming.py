@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from patchscaler.errors import ConfigError
-from patchscaler.imaging.animation import ANIMATED
-from patchscaler.imaging.files import FORMATS
 
 DEFAULT_NAME = "{stem}_{size}"
 
@@ -94,6 +92,8 @@ class Naming:
         return f"{name}_{number}" if number and "frame" not in used else name
 
     def suffix(self, source: Source) -> str:
+        from patchscaler.imaging.animation import ANIMATED
+        from patchscaler.imaging.files import FORMATS
 
         if self.file_format is FileFormat.same or (source.animated and self.file_format is None):
             own = source.path.suffix.lower()

@@ -1,12 +1,14 @@
 """Options that several commands have, and those of `Options` from their texts."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from patchscaler.errors import ConfigError
-from patchscaler.options import GAMMAS, TAUS, Options
+
+if TYPE_CHECKING:
+    from patchscaler.options import Options
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -38,8 +40,10 @@ def parse_options(
     gammas: str | None = None,
     taus: str | None = None,
     **others: Any,
-) -> Options:
+) -> "Options":
     """The options asked for, lists of numbers as text; raises ConfigError, which names the option."""
+    from patchscaler.options import GAMMAS, TAUS, Options
+
     thresholds = _numbers("--gammas", gammas, float, "0.95,0.75") if gammas else GAMMAS
     starts = _numbers("--taus", taus, int, "400,700,1000") if taus else TAUS
     numbers = _numbers("--steps", steps, int, "8,14,20") if steps else None

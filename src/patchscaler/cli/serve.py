@@ -7,7 +7,6 @@ import typer
 
 from patchscaler.cli.options import Device, Model
 from patchscaler.errors import ConfigError, PatchScalerError
-from patchscaler.upscaler import Upscaler
 
 MIB = 2**20
 EXTRA = 'install it with: pip install "patchscaler[web]"'
@@ -36,6 +35,7 @@ def serve(
         from patchscaler.web.server import Server
     except ModuleNotFoundError as error:
         raise PatchScalerError(f"the server needs {error.name}; {EXTRA}") from error
+    from patchscaler.upscaler import Upscaler
     from patchscaler.web.settings import Limits
 
     limits = Limits(

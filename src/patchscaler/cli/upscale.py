@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from patchscaler.cli import options as option
-from patchscaler.cli import started
 from patchscaler.cli.backbone import Backbone
 from patchscaler.cli.enlarge import (
     animate_job,
@@ -29,15 +28,12 @@ from patchscaler.cli.naming import DEFAULT_NAME, FileFormat, Naming, Source, siz
 from patchscaler.cli.options import parse_options
 from patchscaler.cli.streams import PIPE, STDIN, piped, send
 from patchscaler.engines.devices import choose_devices
-from patchscaler.engines.load import load_engine
-from patchscaler.engines.process import work_alone
 from patchscaler.errors import ConfigError, ImageReadError, ImageWriteError, PatchScalerError
-from patchscaler.imaging.files import FORMATS, read_size
-from patchscaler.stages.sizes import check_size, target_size
-from patchscaler.upscaler import Upscaler
 
 # Set by the installed command: the process enlarges pictures and nothing else, so it may import less.
 alone = False
+# From when the first picture's budget counts: the program's start; the others' from the end of the one before.
+started = time.perf_counter()
 
 
 def upscale(
@@ -117,6 +113,8 @@ def upscale(
     A picture that cannot be read or written costs one line on stderr and the exit code 1; the others are still done.
     Interrupted by Ctrl-C, nothing half-written stays, and the same call goes on with what is missing of its folders.
     """
+    from patchscaler.stages.sizes import check_size
+
     size: dict[str, Any] = {"scale": scale, "width": width, "height": height, "max_side": max_side}
     check_size(**size)
     borrowed = Backbone(backbone, backbone_style, prompt)
@@ -162,6 +160,10 @@ def upscale(
         before = len(failed)
         try:
             if jobs:
+                from patchscaler.engines.load import load_engine
+                from patchscaler.engines.process import work_alone
+                from patchscaler.upscaler import Upscaler
+
                 if alone:
                     work_alone()
                 sampling = len(devices) == 1 and any(options.groups.steps)
@@ -173,7 +175,6 @@ def upscale(
                 else:
                     upscaler = Upscaler(engine=loaded, workers=devices, split=split, on_loss=complain)
                 with upscaler:
-                    # From when a picture's budget counts: the program's start, then the end of the one before.
                     began, budgeted = time.monotonic(), started if alone else time.perf_counter()
                     for number, job in enumerate(jobs):
                         place = place_of(number, len(jobs), time.monotonic() - began) + job.source.path.name
@@ -209,6 +210,8 @@ def upscale(
 
 def check_file_options(output: str | None, file_format: FileFormat | None, lossless: bool) -> None:
     """Raises ConfigError for a --format or --lossless that contradicts the ending of -o."""
+    from patchscaler.imaging.files import FORMATS
+
     suffix = Path(output or "").suffix.lower()
     named = FORMATS.get(suffix)
     wanted = None
@@ -224,6 +227,9 @@ def check_file_options(output: str | None, file_format: FileFormat | None, lossl
 
 def _foretell(job: Job, size: dict[str, Any]) -> bool:
     """Say what a job would do; False, and a complaint, if it would fail."""
+    from patchscaler.imaging.files import read_size
+    from patchscaler.stages.sizes import target_size
+
     try:
         check_names(job)
         before = read_size(job.source.path, frame=job.source.first)
