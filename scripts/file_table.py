@@ -14,15 +14,19 @@ from typing import Any
 
 import numpy as np
 import tifffile
-import torch
 from PIL import Image
-from real_files import SRGB, Case, other_files, pillow_files, tool
 
-from patchscaler import PatchScalerPipeline, enlarge
+from patchscaler import Upscaler
 from patchscaler.errors import PatchScalerError
 from patchscaler.imaging.files import losses, read_picture
 
-PAGE = Path(__file__).parents[1] / "docs" / "files.md"
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+
+from icc_profiles import SRGB  # noqa: E402
+from real_files import Case, other_files, pillow_files, tool  # noqa: E402
+
+PAGE = ROOT / "docs" / "files.md"
 SCALE = 2
 TOLERANCE = 2.5 / 255  # mean difference of a result, reduced to the source's size, from the source
 ORIENTATIONS = {1: "TopLeft", 5: "LeftTop"}
@@ -70,7 +74,7 @@ def dots_per_inch(said: dict[str, Any]) -> float | None:
     return float(said["XResolution"]) * (2.54 if said.get("ResolutionUnit") == 3 else 1)
 
 
-def judge(pipe: PatchScalerPipeline, case: Case, folder: Path) -> tuple[str, str]:
+def judge(upscaler: Upscaler, case: Case, folder: Path) -> tuple[str, str]:
     """("right", what came out), ("refused", the words) or ("WRONG", why)."""
     path = folder / case.name
     try:
@@ -78,7 +82,7 @@ def judge(pipe: PatchScalerPipeline, case: Case, folder: Path) -> tuple[str, str
     except subprocess.CalledProcessError as error:
         return "WRONG", f"cannot be made: {error.stderr.decode()[:200]}"
     try:
-        result = enlarge(pipe, path, scale=SCALE, steps=(0, 0, 0))
+        result = upscaler(path, scale=SCALE, steps=(0, 0, 0))
         out = path.with_name(f"out{case.out}")
         result.save(out, lossless=case.out == ".webp")
     except PatchScalerError as error:
@@ -143,16 +147,15 @@ def given_profile(path: Path) -> bytes | None:
 
 
 def main() -> int:
-    torch.set_num_threads(1)
     chosen = sys.argv[1:]
-    pipe = PatchScalerPipeline.from_pretrained(dtype=torch.float32)
+    upscaler = Upscaler(engine="onnx")
     cases = [*pillow_files(), *other_files()]
     rows, wrong = [], 0
     for case in cases:
         if chosen and case.name not in chosen:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            verdict, words = judge(pipe, case, Path(folder))
+            verdict, words = judge(upscaler, case, Path(folder))
         wrong += verdict == "WRONG"
         print(f"{verdict:8} {case.name:22} {case.special}: {words}", flush=True)
         rows.append(f"| {case.name} | {case.maker} | {case.special} | {verdict} | {words} |")

@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as parquet
 import pytest
-from conftest import Call
 from PIL import Image
-from test_cli import files_in, truncated
-from test_docs import ROOT, blocks
 
+from command_files import Call, files_in, truncated
+from pages import ROOT, blocks
 from patchscaler.cluster.attempts import MOST, Attempts
 from patchscaler.cluster.enlarger import Enlarger, Work, name_clashes
 from patchscaler.cluster.job import Cluster, describe, found_table, result_table, run_job, sink_of

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pyarrow.parquet as parquet
 import pytest
-from test_cli import files_in
 
 from batch_files import marked, put, results
+from command_files import files_in
 from patchscaler.cluster.attempts import MOST, Attempts
 from patchscaler.cluster.job import commit
 from patchscaler.cluster.manifest import Ledger, Row, rows_of, table_of

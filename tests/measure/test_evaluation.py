@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import draw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from command_files import draw
 from patchscaler.errors import ConfigError, DataError, ImageReadError, WeightsError
 from patchscaler.imaging.files import read_picture, write_picture
 from patchscaler.measure.pairing import check_sizes, pair_results, picture_size, pictures_by_stem
