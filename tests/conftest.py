@@ -137,12 +137,13 @@ def fresh_accelerator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 @pytest.fixture(params=["file", "memory"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A folder of this machine, and one of a file system that isn't."""
-    from patchscaler.cluster.places import place_of
+    from patchscaler.cluster.storage import StoragePath
 
     if request.param == "file":
         return str(tmp_path)
     url = f"memory://{tmp_path.name}"
-    place_of(url).fs.mkdirs(place_of(url).path, exist_ok=True)
+    folder = StoragePath.at(url)
+    folder.fs.mkdirs(folder.path, exist_ok=True)
     return url
 
 

@@ -60,9 +60,9 @@ def batch(
     Each result is what `patchscaler upscale` makes of that picture. SINK/_batch/ has manifest.parquet, a row for each
     picture done, and failures.parquet, one for each that could not be, with the reason. Needs the extra `cluster`.
     """
-    from patchscaler.cluster.enlarger import Work
-    from patchscaler.cluster.job import Cluster, run_job, sink_of
-    from patchscaler.cluster.sinks import check_kind
+    from patchscaler.cluster.job import Cluster, run_job
+    from patchscaler.cluster.sinks import Sink
+    from patchscaler.cluster.worker import Work
     from patchscaler.stages.sizes import check_size
     from patchscaler.storage import model_folder
 
@@ -91,7 +91,7 @@ def batch(
     try:
         outcome = run_job(
             source,
-            sink_of(sink, check_kind(to)),
+            Sink.at(sink, to),
             work,
             cluster,
             retry_failed=retry_failed,

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -28,9 +28,6 @@ def benchmark(
     peer: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME=COMMAND", help=PEER_HELP + "; repeatable"),
-    ] = None,
-    pgs: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="sharp pictures on which to hold PGS against uniform steps")
     ] = None,
     picture: Annotated[Path | None, typer.Option(help="what to enlarge [default: a synthetic picture]")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="runs, of which the median counts")] = 3,
@@ -78,8 +75,6 @@ def benchmark(
     # 2. The work, each line of progress on stderr.
     lines = Console(stderr=True, highlight=False, markup=False)
     report = run(configurations, peers, picture=picture, repeats=repeats, warm_up=warm_up, notify=lines.print)
-    if pgs is not None:
-        report["pgs"] = _pgs(pgs, configurations[0], lines)
 
     print_tables(report, Console())
     if output is not None:
@@ -88,12 +83,3 @@ def benchmark(
         draw_plot(report, plot)
     if any("error" in entry for entry in (*report["configurations"], *report["processes"])):
         raise typer.Exit(1)
-
-
-def _pgs(folder: Path, configuration: Any, lines: Any) -> dict[str, Any]:
-    from patchscaler.measure.models import load_model
-    from patchscaler.measure.speed.pgs_gain import compare
-
-    model = load_model(configuration.model, configuration.device, configuration.dtype, configuration.threads)
-    own = {"steps": configuration.steps, "batch_size": configuration.batch_size}
-    return compare(model, folder, notify=lines.print, **own)
