@@ -18,7 +18,7 @@ from patchscaler.storage import model_folder
 from patchscaler.training.memory import build_memory
 
 DOCS = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "lab").glob("*.md")])
-PAGES = [ROOT / "README.md", *DOCS]
+PAGES = [*(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING")), *DOCS]
 
 
 @pytest.fixture
