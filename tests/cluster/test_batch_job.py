@@ -1,9 +1,12 @@
 """A batch job: results are those of single runs, bad pictures are told apart, finished ones are left alone."""
 
+import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -226,17 +229,31 @@ def test_failures_on_record_keep_the_exit_code(call: Call, tmp_path: Path, tiny_
     assert answer.err == "patchscaler: the reasons are in out/_batch/failures.parquet\n"
 
 
+def first_worker(job: subprocess.Popen[str], sink: Path) -> int:
+    """The process that is at work, by the mark it has left."""
+    while job.poll() is None:
+        for mark in (sink / "_batch" / "trying").glob("part-*"):
+            with contextlib.suppress(FileNotFoundError):
+                return int(mark.read_text().split()[-1].rpartition(":")[2])
+        time.sleep(0.005)
+    raise AssertionError("no worker was at work")
+
+
 @pytest.mark.slow
 def test_a_job_with_ray(upscale: Call, tmp_path: Path, tiny_model: Path, pictures: Path) -> None:
-    """A cluster of its own, in a process of its own: Ray's many threads shall not outlive the test."""
+    """A cluster of its own, in a process of its own: Ray's many threads shall not outlive the test. Its worker is killed
+    at work, and another one does the pictures again."""
     answer = upscale("in", "-r", "-o", "single")
     line = [sys.executable, "-m", "patchscaler", "batch", "in", "out", "--model", str(tiny_model), "--steps", "1,1,1"]
     line += ["--gpus", "0", "--actors", "1", "--together", "4", "--store", "128", "--to", "shards", "--part", "3"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    job = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert job.returncode == 1, job.stderr
-    assert job.stdout.splitlines()[-1] == "5 enlarged, 0 finished before, 3 failed"
-    assert job.stderr.splitlines()[-1] == "patchscaler: the reasons are in out/_batch/failures.parquet"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(line, cwd=tmp_path, env=environment, **pipes) as job:
+        os.kill(first_worker(job, tmp_path / "out"), signal.SIGKILL)
+        said, complained = job.communicate(timeout=240)
+    assert job.returncode == 1, complained
+    assert said.splitlines()[-1] == "5 enlarged, 0 finished before, 3 failed"
+    assert complained.splitlines()[-1] == "patchscaler: the reasons are in out/_batch/failures.parquet"
     folder = tmp_path / "out" / "_batch"
     assert files_in(folder) == ["failures.parquet", "job.json", "manifest.parquet"]
     failures = parquet.read_table(folder / "failures.parquet")["reason"].to_pylist()
