@@ -241,8 +241,10 @@ def first_worker(job: subprocess.Popen[str], sink: Path) -> int:
 
 @pytest.mark.slow
 def test_a_job_with_ray(upscale: Call, tmp_path: Path, tiny_model: Path, pictures: Path) -> None:
-    """A cluster of its own, in a process of its own: Ray's many threads shall not outlive the test. Its worker is killed
-    at work, and another one does the pictures again."""
+    """A cluster of its own, in a process of its own: Ray's many threads shall not outlive the test.
+
+    Its worker is killed at work, and another one does the pictures again.
+    """
     answer = upscale("in", "-r", "-o", "single")
     line = [sys.executable, "-m", "patchscaler", "batch", "in", "out", "--model", str(tiny_model), "--steps", "1,1,1"]
     line += ["--gpus", "0", "--actors", "1", "--together", "4", "--store", "128", "--to", "shards", "--part", "3"]

@@ -1,7 +1,7 @@
 """diffusers' own test mixins over our pipeline and its parts, from a checkout of diffusers' repository at the installed
 version or the nearest, which holds the mixins (`pip install parameterized requests-mock` for them):
 
-    PYTHONPATH=CHECKOUT:tests/support python -m pytest -c /dev/null --rootdir . -W ignore tests/pipeline/diffusers_mixins.py
+    PYTHONPATH=CHECKOUT:tests/support python -m pytest -c /dev/null --rootdir . -W ignore THIS_FILE
 
 Not among the tests that are run by themselves, since no package has the mixins.
 """
