@@ -123,7 +123,7 @@ def is_part_name(name: str, suffix: str) -> bool:
     return re.fullmatch(rf"part-[0-9a-f]{{16}}{re.escape(suffix)}", name) is not None
 
 
-def table_of(kind: type[NamedTuple], rows: Sequence[NamedTuple]) -> pa.Table:
+def table_of(kind: Any, rows: Sequence[Any]) -> pa.Table:
     """An Arrow table with the columns of a named tuple of text, numbers and bytes, also where there are no rows."""
     kinds = {str: pa.string(), int: pa.int64(), float: pa.float64(), bytes: pa.large_binary()}
     hints = {name: (get_args(hint) or (hint,))[0] for name, hint in get_type_hints(kind).items()}  # X of X | None
