@@ -95,7 +95,7 @@ class TestPipeline(PipelineFromPipeTesterMixin, PipelineLatentTesterMixin, Pipel
 
     pipeline_class = PatchScalerPipeline
     original_pipeline_class = PatchScalerPipeline  # of from_pipe
-    params = frozenset({"image", "seed", "steps"})
+    params = frozenset({"image"})  # seed, steps, ... come by name as Options
     batch_params = frozenset({"image"})
     image_params = frozenset({"image"})
     image_latents_params: frozenset[str] = frozenset()
