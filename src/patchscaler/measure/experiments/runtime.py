@@ -1,7 +1,6 @@
 """Table 2: seconds of x4 from 128, 256 and 512 pixels; uniform and adaptive steps; one worker and two."""
 
 import itertools
-import os
 import statistics
 import tempfile
 from dataclasses import replace
@@ -22,6 +21,7 @@ from patchscaler.measure.intervals import difference
 from patchscaler.measure.models import DEFAULT, PAPER, SCALE
 from patchscaler.measure.pairing import read_pixels
 from patchscaler.measure.sets import look, middle, spread
+from patchscaler.measure.speed.machine import usable_cores
 from patchscaler.measure.speed.settings import ADAPTIVE, BASELINES, UNIFORM, Configuration
 from patchscaler.measure.speed.suite import measure_pictures, title
 from patchscaler.pgs.groups import GroupConfig
@@ -108,8 +108,7 @@ def _figures(entry: dict[str, Any]) -> dict[str, float]:
 def _two_devices(device: str) -> tuple[str, ...]:
     """What two workers run on: two processor cores or two GPUs; nothing where there aren't two."""
     if device == "cpu":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return ("cpu", "cpu") if cores > 1 else ()
+        return ("cpu", "cpu") if usable_cores() > 1 else ()
     return ("cuda:0", "cuda:1") if device.startswith("cuda") and torch.cuda.device_count() > 1 else ()
 
 
