@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Call
 from PIL import Image
 
+from command_files import Call
 from patchscaler.data.degrading import RECORD, degrade_folder
 from patchscaler.data.testsets import LAYOUTS, MANIFEST, Layout, check_manifest, recognise
 from patchscaler.errors import ConfigError, DataError

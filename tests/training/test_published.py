@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import DiTTransformer2DModel, PixArtTransformer2DModel
-from test_restorer import check_reach
 from torch import Tensor, nn
 
 from patchscaler.errors import WeightsError
@@ -23,7 +22,7 @@ from patchscaler.training.published import (
     read_compact,
     restorer_from_compact,
 )
-from random_networks import fresh_patch_dit
+from random_networks import check_reach, fresh_patch_dit
 
 
 class Compact(nn.Module):

@@ -55,9 +55,9 @@ def batch(
     Each result is what `patchscaler upscale` makes of that picture. SINK/_batch/ has manifest.parquet, a row for each
     picture done, and failures.parquet, one for each that could not be, with the reason. Needs the extra `cluster`.
     """
-    from patchscaler.cluster.enlarger import Work
-    from patchscaler.cluster.job import Cluster, run_job, sink_of
-    from patchscaler.cluster.sinks import check_kind
+    from patchscaler.cluster.job import Cluster, run_job
+    from patchscaler.cluster.sinks import Sink
+    from patchscaler.cluster.worker import Work
     from patchscaler.stages.sizes import check_size
     from patchscaler.storage import model_folder
 
@@ -76,7 +76,7 @@ def batch(
     work = Work(model, size, options, saving, label, suffix, device, cores)
     cluster = Cluster(address, actors, cores, gpus, together, part, store)
     try:
-        place = sink_of(sink, check_kind(to))
+        place = Sink.at(sink, to)
         outcome = run_job(source, place, work, cluster, retry_failed=retry_failed, notify=_now_and_then())
     except KeyboardInterrupt as error:
         typer.echo("patchscaler: interrupted; finished pictures are kept", err=True)
