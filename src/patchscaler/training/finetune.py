@@ -28,7 +28,6 @@ from patchscaler.imaging.geometry import STRIDE
 from patchscaler.metrics.fidelity import psnr_y
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.fusion import Fusion
-from patchscaler.models.grm import GlobalRestoration
 from patchscaler.models.patch_dit import PatchDiT, TextureCache
 from patchscaler.models.restorer import ConvRestorer, confidence_from, restoration_loss
 from patchscaler.models.rrdb import RrdbRestorer
@@ -140,21 +139,28 @@ class FinetuneTask:
         self.network.train()
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(TRAINED[settings.trained](name))
-        self.sampler = Sampler(
-            GlobalRestoration(restorer, self.network.autoencoder, *second),
+        classifier, memory = (
             load_frozen(TextureClassifier, settings.classifier),
             load_frozen(ReferenceTextureMemory, settings.memory),
-            self.network.encoder,
-            self.network.patch_dit,
         )
-        if self.network.patch_dit.config["prediction_type"] != "sample":
-            raise ConfigError("fine-tuning decodes the prediction, so it needs a Patch-DiT that predicts x0 (sample)")
+        self.sampler = Sampler.of(
+            autoencoder=self.network.autoencoder,
+            restorer=restorer,
+            **dict(zip(("second_restorer", "fusion"), second, strict=False)),
+            patch_dit=self.network.patch_dit,
+            texture_classifier=classifier,
+            texture_encoder=self.network.encoder,
+            texture_memory=memory,
+        )
+        config = self.network.patch_dit.config
+        if (config["prediction_type"], config["prompt"]) != ("sample", "texture"):
+            raise ConfigError("fine-tuning takes a Patch-DiT that predicts x0 (sample) and reads textures (texture)")
         self.patch = int(self.network.patch_dit.config["sample_size"])
         if not 1 <= settings.side <= self.patch:
             raise ConfigError(f"side {settings.side} must lie in 1..{self.patch}, the patch")
         self.compared = PictureLoss(settings)
         self.checkpointed = self.compared.checkpointed
-        self.frozen = [*self.compared.frozen, restorer, self.sampler.classifier, self.sampler.memory, *second]
+        self.frozen = [*self.compared.frozen, restorer, classifier, memory, *second]
         self._pairs: list[ConditionedPair] | None = None
 
     def dataset(self) -> Dataset:

@@ -13,9 +13,7 @@ from patchscaler.imaging.tiles import OVERLAP
 from patchscaler.models.grm import GlobalRestoration
 from patchscaler.models.latents import decode_latents
 from patchscaler.models.model import Model
-from patchscaler.models.patch_dit import PatchDiT
 from patchscaler.models.restorer import Restoration
-from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
 from patchscaler.options import Options
 from patchscaler.pgs.groups import GroupConfig
 from patchscaler.pgs.schedule import alphas_from, make_scheduler
@@ -30,15 +28,20 @@ from patchscaler.upscaler import Upscaler
 class Sampler:
     """All that refines a picture; the networks may be in training."""
 
-    grm: GlobalRestoration
-    classifier: TextureClassifier
-    memory: ReferenceTextureMemory
-    encoder: TextureEncoder
-    patch_dit: PatchDiT
+    networks: Model
+
+    @classmethod
+    def of(cls, **networks: Any) -> "Sampler":
+        """networks: those of a Model, by name."""
+        return cls(Model(**networks, alphas=alphas_from(make_scheduler().config), overlap=OVERLAP))
+
+    @property
+    def grm(self) -> GlobalRestoration:
+        return self.networks.grm
 
     @property
     def restorer(self) -> Any:
-        return self.grm.restorer
+        return self.networks.restorer
 
     @torch.no_grad()
     def restore(self, pixels: Tensor) -> Restoration:
@@ -46,10 +49,9 @@ class Sampler:
         return self.grm(pixels)
 
     @torch.no_grad()
-    def prompt(self, coarse: Tensor) -> tuple[Tensor, Tensor]:
-        """Algorithm 1: textures (n,K,c,V,V) and similarities (n,K) for coarse patches (n,c,V,V)."""
-        found = self.memory.retrieve(self.classifier(coarse), int(self.encoder.config["top_k"]))
-        return self.memory.read(found.places), found.similarities
+    def prompt(self, coarse: Tensor) -> tuple[Tensor, ...]:
+        """`Model.look_up` for coarse patches (n,c,V,V)."""
+        return self.networks.look_up(coarse)
 
     @torch.no_grad()
     def compare(
@@ -57,8 +59,8 @@ class Sampler:
     ) -> tuple[dict[str, float], list[list[Tensor]]]:
         """Means of FIGURE_coarse and FIGURE_sampled (seed: the pair's number), see `mean_figures`; and each pair's
         pictures coarse, sampled and true."""
-        upscaler = Upscaler(engine=TorchEngine(self._networks))  # anew, as the networks may have learned
-        device = next(self.patch_dit.parameters()).device
+        upscaler = Upscaler(engine=TorchEngine(self.networks))  # anew, as the networks may have learned
+        device = self.networks.device
         options = Options(steps=config.steps, gammas=config.gammas, taus=config.taus)
         found, rows = [], []
         for number, (condition, pair) in enumerate(pairs):
@@ -81,18 +83,3 @@ class Sampler:
             found.append((condition, figures))
             rows.append([*pictures.values(), truth])
         return mean_figures(found), rows
-
-    @property
-    def _networks(self) -> Model:
-        return Model(
-            autoencoder=self.grm.autoencoder,
-            restorer=self.grm.restorer,
-            second_restorer=self.grm.second,
-            fusion=self.grm.fusion,
-            patch_dit=self.patch_dit,
-            texture_classifier=self.classifier,
-            texture_encoder=self.encoder,
-            texture_memory=self.memory,
-            alphas=alphas_from(make_scheduler().config),
-            overlap=OVERLAP,
-        )
