@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import Call
-from text_networks import TOKENS, WIDTH, save_text_networks
 
 from patchscaler.engines.onnx import OnnxEngine
 from patchscaler.engines.torch import TorchEngine
@@ -21,20 +20,13 @@ from patchscaler.models.model import Model, load_model, pack, unpack
 from patchscaler.models.patch_dit import PatchDiT
 from patchscaler.models.text_prompt import Captions, token_width
 from patchscaler.upscaler import Upscaler
-from random_networks import randn, shaken
-
-TEXTURE = ("texture_classifier", "texture_encoder", "texture_memory")
+from random_networks import randn
+from text_networks import TEXTURE, TOKENS, WIDTH, prompted, save_text_networks
 
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return save_text_networks(tmp_path_factory.mktemp("texts"))
-
-
-def prompted(pipeline: Any, **config: Any) -> PatchScalerPipeline:
-    """The tests' networks with another Patch-DiT, and nothing of textures."""
-    dit = shaken(PatchDiT(width=32, depth=2, heads=2, **config), 2)
-    return PatchScalerPipeline(**{**pipeline.components, **dict.fromkeys(TEXTURE), "patch_dit": dit}, overlap=4)
 
 
 @pytest.fixture(scope="module")
@@ -125,5 +117,5 @@ def test_what_does_not_fit_is_named(
     with pytest.raises(WeightsError, match="texture_classifier"):
         load_model(tmp_path / "model", torch.float32)
     absent = PatchDiT(prompt="text", texture_width=WIDTH, **texts | {"captioner": str(tmp_path / "nowhere")})
-    with pytest.raises(WeightsError, match="text prompts: no AutoTokenizer in .*nowhere"):
+    with pytest.raises(WeightsError, match=r"text prompts: no AutoTokenizer in .*nowhere"):
         dataclasses.replace(text_model, patch_dit=absent).prompt(randn(0, 1, 32, 16, 16))

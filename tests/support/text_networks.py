@@ -1,6 +1,7 @@
 """BLIP-2 and CLIP as transformers builds them from their configs, each as small as it goes, with random weights."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -12,6 +13,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from patchscaler.integrations.diffusers.pipeline import PatchScalerPipeline
+from patchscaler.models.patch_dit import PatchDiT
+from random_networks import shaken
+
+TEXTURE = ("texture_classifier", "texture_encoder", "texture_memory")
 WORDS = 40  # beside <pad>, <s>, </s> and <image>
 TOKENS, WIDTH = 12, 24  # of the text encoder
 
@@ -49,6 +55,12 @@ def save_text_networks(folder: Path) -> dict[str, str]:
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, additional_special_tokens=["<image>"], **marks)
         tokenizer.save_pretrained(folder / name)
     return {"captioner": str(folder / "captioner"), "text_encoder": str(folder / "text_encoder")}
+
+
+def prompted(pipeline: Any, **config: Any) -> PatchScalerPipeline:
+    """The tests' networks with another Patch-DiT, and nothing of textures."""
+    dit = shaken(PatchDiT(width=32, depth=2, heads=2, **config), 2)
+    return PatchScalerPipeline(**{**pipeline.components, **dict.fromkeys(TEXTURE), "patch_dit": dit}, overlap=4)
 
 
 def _word(number: int) -> str:

@@ -27,8 +27,8 @@ def config_of(folder: Path) -> dict[str, Any]:
 
 
 def configs_of(folder: Path) -> dict[str, dict[str, Any]]:
-    """`config_of` all parts of a model. Raises WeightsError, naming the file, for a folder that is none; ConfigError for
-    a prompt that isn't texture."""
+    """`config_of` all parts of a model. Raises WeightsError, naming the file, for a folder that is none; ConfigError
+    for a prompt that isn't texture."""
     prompt = read_json(folder / "patch_dit" / "config.json").get("prompt", "texture")
     if prompt != "texture":
         raise ConfigError(f'{folder}: a Patch-DiT with prompt = "{prompt}" has no graphs: use --engine torch')

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from patchscaler.data.pairs import CONDITIONS, PairDataset, PairSettings
+from patchscaler.data.pairs import PairDataset, PairSettings
 from patchscaler.data.pictures import PictureSet
 from patchscaler.data.reading import picture_files
 from patchscaler.errors import ConfigError
@@ -247,8 +247,7 @@ class FinetuneTask:
     def validate(self) -> tuple[dict[str, float], Image.Image | None]:
         settings = self.settings
         if self._pairs is None:
-            count = settings.validation_count
-            self._pairs = conditioned_pairs(settings.validation, count, list(CONDITIONS), VALIDATION_SIDE)
+            self._pairs = conditioned_pairs(settings, VALIDATION_SIDE)
         config = GroupConfig(steps=tuple(settings.validation_steps))
         figures, rows = self.sampler.compare(
             self._pairs, config, {"psnr_y": psnr_y, "lpips_alex": self.compared.judged}

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from patchscaler.data.pairs import CONDITIONS, PairDataset, PairSettings
+from patchscaler.data.pairs import PairDataset, PairSettings
 from patchscaler.data.pictures import PictureSet
 from patchscaler.data.reading import picture_files
 from patchscaler.imaging.geometry import STRIDE
@@ -249,9 +249,7 @@ class FusionTask:
 
     def _validation(self) -> list[Any]:
         if not self._pairs:
-            settings = self.settings
-            count = settings.validation_count
-            for condition, pair in conditioned_pairs(settings.validation, count, list(CONDITIONS), VALIDATION_SIDE):
+            for condition, pair in conditioned_pairs(self.settings, VALIDATION_SIDE):
                 first, features = self.restorer(pair["lr"], with_features=True)
                 self._pairs.append((condition, pair, (features, first, self.second(pair["lr"]))))
         return self._pairs

@@ -39,7 +39,7 @@ from patchscaler.training.published import begin_patch_dit, load_transformer
 from patchscaler.training.restorer import build_restorer
 from patchscaler.training.sampling import Sampler
 from patchscaler.training.settings import RunSettings
-from patchscaler.training.validation import ConditionedPair, conditioned_pairs, sheet, trained_conditions
+from patchscaler.training.validation import ConditionedPair, conditioned_pairs, sheet
 
 
 @dataclass(frozen=True)
@@ -272,9 +272,7 @@ class PatchDiTTask:
 
     def validate(self) -> tuple[dict[str, float], Image.Image | None]:
         if self._pairs is None:
-            settings = self.settings
-            conditions = trained_conditions(settings.pairs)
-            self._pairs = conditioned_pairs(settings.validation, settings.validation_count, conditions, side=256)
+            self._pairs = conditioned_pairs(self.settings, side=256)
         measures: dict[str, Callable[..., Any]] = {
             "psnr_y": psnr_y,
             "perceptual": self.perceptual or PerceptualLoss().to(next(self.network.parameters()).device),

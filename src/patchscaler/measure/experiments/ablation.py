@@ -1,6 +1,7 @@
 """Any option of inference varied by itself: number of groups, thresholds, start times, steps, overlap, K, memory, seed.
 
 `--set KEY=V1,V2,...`, more than once; "/" stands between the numbers of one value: `--set gammas=0.95/0.75,0.9/0.6`.
+What is trained is varied by models that were trained with it: `--set model=DIR1,DIR2`.
 """
 
 import math
@@ -48,10 +49,11 @@ def _numbers(kind: type) -> Callable[[str], tuple[Any, ...]]:
 
 
 # key -> a value's text -> what the model's parts and the call's options become
-PARTS: dict[str, Callable[[Any, str], Any]] = {
-    "overlap": lambda model, text: with_parts(model, overlap=int(text)),
-    "K": lambda model, text: with_top_k(model, int(text)),
-    "memory": lambda model, text: with_memory_of(model, int(text)),
+PARTS: dict[str, Callable[[Trial, str], Any]] = {
+    "overlap": lambda trial, text: with_parts(trial.model, overlap=int(text)),
+    "K": lambda trial, text: with_top_k(trial.model, int(text)),
+    "memory": lambda trial, text: with_memory_of(trial.model, int(text)),
+    "model": lambda trial, text: trial.load(text),
 }
 OPTIONS: dict[str, Callable[[str], dict[str, Any]]] = {
     "groups": lambda text: groups_of(int(text)),
@@ -70,7 +72,9 @@ def parse_sets(texts: list[str]) -> dict[str, tuple[str, ...]]:
     for text in texts:
         key, _, values = text.partition("=")
         if key in TRAINED:
-            raise ConfigError(f"--set {text}: {key} is trained ({TRAINED[key]}): train models and give each by --model")
+            raise ConfigError(
+                f"--set {text}: {key} is trained ({TRAINED[key]}): train models and name them, --set model=DIR1,DIR2"
+            )
         if key not in PARTS | OPTIONS:
             raise ConfigError(f"--set {text}: choose a key of {', '.join((*OPTIONS, *PARTS))}")
         if key in found or not values:
@@ -85,7 +89,7 @@ def sweep(trial: Trial, key: str, values: tuple[str, ...], **options: Any) -> di
     for text in values:
         try:
             if key in PARTS:
-                ways[f"{key} = {text}"] = trial.way(PARTS[key](trial.model, text), **options)
+                ways[f"{key} = {text}"] = trial.way(PARTS[key](trial, text), **options)
             else:
                 ways[f"{key} = {text}"] = trial.way(**options | OPTIONS[key](text))
         except ValueError as error:

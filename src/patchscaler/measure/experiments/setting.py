@@ -25,7 +25,7 @@ class Setting:
     dtype       "auto" or a torch dtype's name
     threads     of the processor; 0: torch's choice
     peers       other upscalers ("quality" alone)
-    sets        "KEY=V1,V2" each ("ablation" alone)
+    sets        "KEY=V1,V2" each ("ablation"; "prompt", whose only key is "model")
     backbone, backbone_style  hub id or folder of a diffusers pipeline, its style, see `load_backbone` ("plug-in" alone)
 
     Raises ConfigError for what is out of range.
