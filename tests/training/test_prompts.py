@@ -80,7 +80,7 @@ def test_what_a_prompt_needs_is_named(table: Any, parts: Path, tmp_path: Path) -
     with pytest.raises(ConfigError, match="needs classifier and memory: name their folders"):
         task_type(build(settings_type, settings))
     settings = without_textures(table, "none") | {"warm_start": str(parts)}
-    with pytest.raises(ConfigError, match='warm_start has prompt "texture", model.prompt is "none"'):
+    with pytest.raises(ConfigError, match=r'warm_start has prompt "texture", model\.prompt is "none"'):
         task_type(build(settings_type, settings))
     settings = without_textures(table, "text")
     settings["model"]["text_encoder"] = str(tmp_path / "nowhere")
