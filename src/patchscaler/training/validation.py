@@ -1,7 +1,7 @@
 """What the validations of training runs share."""
 
 from collections.abc import Iterable, Mapping
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from patchscaler.data.pairs import PairSettings, validation_pairs
+from patchscaler.data.pairs import validation_pairs
 
 
 def sheet(rows: list[list[Tensor]]) -> Image.Image:
@@ -24,20 +24,9 @@ def sheet(rows: list[list[Tensor]]) -> Image.Image:
 ConditionedPair = tuple[str, dict[str, Tensor]]  # a degradation's name, and a picture with what was made of it
 
 
-class Validated(Protocol):
-    """Of a run's settings what its validation pictures depend on."""
-
-    @property
-    def validation(self) -> str: ...
-    @property
-    def validation_count(self) -> int: ...
-    @property
-    def pairs(self) -> PairSettings: ...
-
-
-def conditioned_pairs(settings: Validated, side: int) -> list[ConditionedPair]:
-    """`validation_count` pairs, as many under each degradation that the run draws, of centre crops of this side from
-    all over the folder."""
+def conditioned_pairs(settings: Any, side: int) -> list[ConditionedPair]:
+    """`settings.validation_count` pairs, as many under each degradation that `settings.pairs` draws, of centre crops
+    of this side from all over the folder `settings.validation`."""
     conditions = [name for name, share in settings.pairs.mixture.items() if share > 0]
     each = max(1, settings.validation_count // len(conditions))
     chosen: list[ConditionedPair] = []
