@@ -33,11 +33,11 @@ from patchscaler.pgs.groups import GroupConfig
 from patchscaler.pgs.schedule import TRAIN_STEPS, make_scheduler
 from patchscaler.training.cache import CacheSettings
 from patchscaler.training.frozen import load_autoencoder, load_frozen, load_restorer
-from patchscaler.training.latents import LatentCache, PatchDataset, random_patches
+from patchscaler.training.latents import PatchDataset, latent_cache, random_patches
 from patchscaler.training.perceptual import PerceptualLoss
 from patchscaler.training.published import begin_patch_dit, load_transformer
 from patchscaler.training.restorer import build_restorer
-from patchscaler.training.sampling import Sampler
+from patchscaler.training.sampling import compare, model_of
 from patchscaler.training.settings import RunSettings
 from patchscaler.training.validation import ConditionedPair, conditioned_pairs, sheet
 
@@ -176,7 +176,7 @@ class PatchDiTTask:
         self.network = PromptedDenoiser(patch_dit, encoder, parts.restorer if along else None)
         if along:
             parts.restorer.requires_grad_(True).train()
-        self.sampler = Sampler.of(
+        self.model = model_of(
             autoencoder=parts.autoencoder,
             restorer=parts.restorer,
             patch_dit=patch_dit,
@@ -195,7 +195,7 @@ class PatchDiTTask:
         settings = self.settings
         if not settings.cache.count:
             return PairDataset(settings.pictures, settings.pairs, settings.run.seed)
-        cache = LatentCache(settings.cache, settings.pictures, settings.pairs, self.sampler.grm)
+        cache = latent_cache(settings.cache, settings.pictures, settings.pairs, self.model.grm)
         return PatchDataset(cache, self.patch, settings.run.seed, settings.hard_share)
 
     def loss(
@@ -204,7 +204,7 @@ class PatchDiTTask:
         settings, crops = self.settings, batch
         with torch.no_grad():
             if "lr" in batch:
-                restored = self.sampler.restore(batch["lr"])
+                restored = self.model.grm(batch["lr"])
                 batch = random_patches(
                     batch, restored.latents, restored.log_error, self.patch, settings.hard_share, generator
                 )
@@ -220,11 +220,11 @@ class PatchDiTTask:
         prompt = None
         if float(torch.rand((), generator=generator)) >= settings.prompt_dropout and self.prompted:
             with torch.no_grad():
-                prompt = self.sampler.prompt(coarse)
+                prompt = self.model.look_up(coarse)
         small = None
         if self.step < settings.restorer_steps:
             with torch.no_grad():
-                small = restorer_input(self.sampler.restorer, self.autoencoder, crops["lr"])
+                small = restorer_input(self.model.restorer, self.autoencoder, crops["lr"])
         prediction, restoration = network(x_t, t, coarse, batch["log_error"], prompt, small)
         x0, target = self._clean_and_target(prediction, x_t, hr, noise, alpha)
         error = (prediction - target).square().mean(dim=(1, 2, 3))
@@ -244,7 +244,7 @@ class PatchDiTTask:
         if restoration is not None:
             with torch.no_grad():
                 whole = encode_pixels(self.autoencoder, crops["hr"])
-            eta = float(self.sampler.restorer.eta)
+            eta = float(self.model.restorer.eta)
             equation, _ = restoration_loss(restoration, whole, eta, settings.uncertainty_weight)  # Eq. 1
             loss, figures = loss + equation, figures | {"eq1": equation.detach()}
         return loss, figures
@@ -277,7 +277,7 @@ class PatchDiTTask:
             "psnr_y": psnr_y,
             "perceptual": self.perceptual or PerceptualLoss().to(next(self.network.parameters()).device),
         }
-        figures, rows = self.sampler.compare(self._pairs, GroupConfig(), measures)
+        figures, rows = compare(self.model, self._pairs, GroupConfig(), measures)
         return figures, sheet(rows)
 
     def export(self, folder: Path) -> None:
