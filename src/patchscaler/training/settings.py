@@ -185,7 +185,7 @@ def _completed(record: dict[str, Any], settings: Any) -> dict[str, Any]:
             if field.default is not dataclasses.MISSING:
                 full[field.name] = json.loads(json.dumps(field.default))
             elif field.default_factory is not dataclasses.MISSING:
-                made = field.default_factory()
+                made: Any = field.default_factory()
                 full[field.name] = json.loads(
                     json.dumps(dataclasses.asdict(made) if dataclasses.is_dataclass(made) else made)
                 )
