@@ -56,7 +56,7 @@ class Options:
                  saves most of the time that degraded pictures take; 1: it counts everywhere. None: the gate decides
                  whether it pays, and "fast" doesn't ask it
     batch_size   patches per network call; does not change the result beyond rounding
-    use_texture  False: no texture prompt
+    use_texture  False: no prompt
     wrap         for textures that tile: each border continues on the opposite side
 
     At most one of quality, steps and budget. Raises ConfigError for that, for what GroupConfig refuses, a batch size
