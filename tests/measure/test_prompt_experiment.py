@@ -36,11 +36,14 @@ def test_models_with_other_prompts_are_rows_of_table_4(
     assert "captioned" in values["verdicts"]["text"]["ran"]
     assert "bare" in values["verdicts"]["texture-none"]["ran"]
     assert str(models[0].parent) not in json.dumps(values)  # nobody's folders
+    assert values["setting"]["sets"] == ["model=captioned,bare"]
 
 
 def test_what_the_prompts_cannot_be_held_against_is_said(
     models: list[Path], call: Call, training_pictures: Path
 ) -> None:
+    twins = call("experiment", "prompt", "--data", "x", "--set", f"model={models[0]},elsewhere/{models[0].name}")
+    assert "two folders of one name; rename one" in twins.err
     assert "model=DIR1,DIR2 and no other key" in call("experiment", "prompt", "--data", "x", "--set", "K=1").err
     answer = call("experiment", "prompt", "--data", training_pictures, "--model", models[1], "--device", "cpu")
     assert answer.code

@@ -15,6 +15,7 @@ from patchscaler.errors import ConfigError
 from patchscaler.imaging.geometry import Size
 from patchscaler.measure.experiments.plots import gains, new_axes
 from patchscaler.measure.experiments.record import Record, Table
+from patchscaler.measure.experiments.setting import shown
 from patchscaler.measure.experiments.trial import Found, Trial, steps_text
 from patchscaler.measure.models import DEFAULT, NONE, PAPER, Enlarged, Way, with_memory_of, with_parts, with_top_k
 from patchscaler.measure.pairing import read_pixels
@@ -80,6 +81,8 @@ def parse_sets(texts: list[str]) -> dict[str, tuple[str, ...]]:
         if key in found or not values:
             raise ConfigError(f"--set {text}: give each key once, with its values behind =")
         found[key] = tuple(values.split(","))
+        if key == "model" and len({Path(folder).name for folder in found[key]}) < len(found[key]):
+            raise ConfigError(f"--set {text}: two folders of one name; rename one")
     return found
 
 
@@ -89,7 +92,7 @@ def sweep(trial: Trial, key: str, values: tuple[str, ...], **options: Any) -> di
     for text in values:
         try:
             if key in PARTS:
-                ways[f"{key} = {text}"] = trial.way(PARTS[key](trial, text), **options)
+                ways[shown(f"{key}={text}").replace("=", " = ", 1)] = trial.way(PARTS[key](trial, text), **options)
             else:
                 ways[f"{key} = {text}"] = trial.way(**options | OPTIONS[key](text))
         except ValueError as error:
@@ -118,7 +121,7 @@ def run(trial: Trial) -> Record:
     found = trial.compare(ways, look)
     record = trial.record(
         "ablation",
-        {"sets": {key: list(values) for key, values in sets.items()}},
+        {},
         [
             trial.summary("One option at a time, against the model as it is with the paper's steps", found),
             _seam_table(found, boxes),
