@@ -114,14 +114,11 @@ PLAIN_BICUBIC = OrderConfig(
 
 @dataclass(frozen=True)
 class DegradationConfig:
-    """All parameters of `degrade`; the defaults are Real-ESRGAN's published ones.
-
-    second_probability  of the second order's blur, resize and noise; its JPEG is always there
-    """
+    """All parameters of `degrade`; the defaults are Real-ESRGAN's published ones."""
 
     first: OrderConfig = FIRST_ORDER
     second: OrderConfig | None = SECOND_ORDER
-    second_probability: float = 1.0
+    second_probability: float = 1.0  # of its blur, resize and noise; its JPEG is always there
     final_sinc_probability: float = 0.8
     final_sinc_size: tuple[int, int] = (7, 21)
     final_sinc_cutoff: tuple[float, float] = (np.pi / 3, np.pi)  # radians a pixel
@@ -164,8 +161,7 @@ class DegradationConfig:
             poisson_scale=(0.05, 0.3),
             jpeg_quality=(70, 95),
         )
-        second = OrderConfig(jpeg_quality=(80, 100))
-        return cls(first, second, 0.0, final_sinc_probability=0.2, final_sinc_size=(3, 5))
+        return cls(first, OrderConfig(jpeg_quality=(80, 100)), 0.0, final_sinc_probability=0.2, final_sinc_size=(3, 5))
 
     @classmethod
     def bicubic(cls) -> "DegradationConfig":
