@@ -185,10 +185,8 @@ def _completed(record: dict[str, Any], settings: Any) -> dict[str, Any]:
             if field.default is not dataclasses.MISSING:
                 full[field.name] = json.loads(json.dumps(field.default))
             elif field.default_factory is not dataclasses.MISSING:
-                made: Any = field.default_factory()
-                full[field.name] = json.loads(
-                    json.dumps(dataclasses.asdict(made) if dataclasses.is_dataclass(made) else made)
-                )
+                made = field.default_factory()
+                full[field.name] = json.loads(json.dumps(made, default=dataclasses.asdict))
         elif dataclasses.is_dataclass(value) and isinstance(full[field.name], dict):
             full[field.name] = _completed(full[field.name], value)
     return full
