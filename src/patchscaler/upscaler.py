@@ -10,6 +10,7 @@ from patchscaler.engines.protocol import Engine
 from patchscaler.imaging.sources import pictures_from
 from patchscaler.imaging.tiles import PatchGrid, split
 from patchscaler.options import Options
+from patchscaler.pgs.gate import fused_share
 from patchscaler.pgs.groups import assign_groups, confidence_from, count_steps
 from patchscaler.report import PreviewCallback, ProgressCallback
 from patchscaler.stages.budget import within_budget
@@ -120,11 +121,13 @@ class Upscaler:
                 wide = tile.widened(model.restore_reach or 0, task.size)
                 coarse.write(tile, inner(tile, wide, engine.restore(coarse.pixels_of(wide))))
             coarse.pad()
-        if model.gate is not None and (denoise := task.options.denoise_level) > 0:
+        if model.gate is not None:
+            chosen = task.options.denoise_level
+            report.denoise = model.gate.denoise(coarse.gain) if chosen is None else chosen
+        if report.denoise:
             with report.stage("second"):
-                share, lean = model.gate.decide(coarse.gain, denoise)
-                report.second = {"share": share}
-                for tile in task.pending("second", second_tiles(task.size) if share else []):
+                share, lean = fused_share(report.denoise)
+                for tile in task.pending("second", second_tiles(task.size)):
                     wide = tile.widened(SECOND_HALO, task.size)
                     answer = inner(tile, wide, engine.fuse(coarse.pixels_of(wide), lean))
                     if share < 1:  # asked anew: a run killed after writing would mix the second answer in twice

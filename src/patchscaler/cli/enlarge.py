@@ -161,8 +161,8 @@ def _summary(job: Job, result: "Result", named: str | None) -> str:
     sizes = " -> ".join(f"{size.width}x{size.height}" for size in (result.source.size, result.size))
     groups = ", ".join(f"{count} {name}" for name, count in report.patches.items())
     line = f"{job.source} -> {named or job.result}: {sizes} in {result.seconds:.1f} s, patches: {groups}"
-    if report.second is not None and report.second["share"]:
-        line += ", with the second restorer"
+    if report.denoise:
+        line += f", with the second restorer (denoise {report.denoise:.2g})"
     if report.budget is not None:
         line += f"; steps {','.join(map(str, report.steps.values()))} for {report.budget['seconds']:g} s"
     if result.seconds > LONG and (report.device, report.dtype) == ("cpu", "float32") and fast_bfloat16():

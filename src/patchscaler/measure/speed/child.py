@@ -86,7 +86,7 @@ def _summary(
     peak = peak_mib(configuration.device)  # before the counting, which is no part of the work
     amounts = count(pipeline.components, configuration.size)
     from_pixels = pipeline.restorer.input_kind == "pixels"
-    asked = bool(first["second"] and first["second"]["share"])  # the second restorer
+    asked = bool(first["denoise"])  # the second restorer
     return {
         "device": first["device"],
         "dtype": first["dtype"],
