@@ -55,7 +55,7 @@ class Options:
                  saves most of the time that degraded pictures take. None: chosen for each picture by the gate, 0 where
                  it doesn't pay, else 0.5 to 1; "fast" doesn't ask it
     batch_size   patches per network call; does not change the result beyond rounding
-    use_texture  False: no texture prompt
+    use_texture  False: no prompt
     wrap         for textures that tile: each border continues on the opposite side
 
     At most one of quality, steps and budget. Raises ConfigError for that, for what GroupConfig refuses, a batch size

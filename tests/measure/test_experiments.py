@@ -249,7 +249,10 @@ def test_what_cannot_be_run_is_said(call: Call, training_pictures: Path) -> None
     assert "experiment speed: choose all, pgs, groups, prompt, runtime, quality, plug-in, ablation" in answer.err
     assert "only quality compares" in call("experiment", "pgs", "--data", "x", "--peer", "a=b").err
     assert "only plug-in runs another" in call("experiment", "pgs", "--data", "x", "--backbone", "y").err
-    assert "only ablation varies options" in call("experiment", "pgs", "--data", "x", "--set", "K=1").err
+    assert (
+        "only ablation varies options, and prompt models"
+        in call("experiment", "pgs", "--data", "x", "--set", "K=1").err
+    )
     assert "V is trained" in call("experiment", ABLATION, "--data", "x", "--set", "V=8").err
     assert "name it with --set" in call("experiment", ABLATION, "--data", training_pictures).err
     assert "is for a --backbone" in call("experiment", "all", "--data", "x", "--backbone-style", "x4").err

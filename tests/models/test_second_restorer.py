@@ -93,10 +93,8 @@ def test_a_checkpoint_is_read_in_the_order_of_its_layers(tmp_path: Path) -> None
         assert torch.equal(weight, read)
         assert torch.equal(bias, offset)
     torch.save({"params": {"body.0.weight": torch.zeros(1)}}, tmp_path / "other.pth")
-    (tmp_path / "short.bin").write_bytes(b"\0" * 1000)
-    for name in ("other.pth", "short.bin"):
-        with pytest.raises(WeightsError, match="RRDB"):
-            read_rrdb(tmp_path / name)
+    with pytest.raises(WeightsError, match="RRDB"):
+        read_rrdb(tmp_path / "other.pth")
 
 
 def test_the_fused_latents_lie_between_the_two_before_training() -> None:

@@ -51,11 +51,15 @@ def data_check(
 def data_degrade(
     pictures: Annotated[Path, typer.Argument(help="folder of sharp pictures")],
     out: Annotated[Path, typer.Option("-o", "--output", help="folder to write: hr/, lr/, degradation.json")],
-    condition: Annotated[str, typer.Option(help="bicubic, camera, mild or real_esrgan")] = "real_esrgan",
+    condition: Annotated[str, typer.Option(help="bicubic, camera, mild, real_esrgan or resshift")] = "real_esrgan",
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    count: Annotated[int, typer.Option(min=0, help="so many pictures, chosen by the seed; 0: all")] = 0,
+    side: Annotated[
+        int | None, typer.Option(min=64, help="reduce the shorter side to it, cut the middle square [default: whole]")
+    ] = None,
 ) -> None:
     """Make small pictures of sharp ones; the same call makes the same pictures."""
     from patchscaler.data.degrading import degrade_folder
 
-    count = degrade_folder(pictures, out, condition, seed)
-    typer.echo(f"{out}: {count} pictures, {condition}, seed {seed}")
+    made = degrade_folder(pictures, out, condition, seed, count, side)
+    typer.echo(f"{out}: {made} pictures, {condition}, seed {seed}")

@@ -34,7 +34,7 @@ def evaluate(
     model: Annotated[str | None, typer.Option(metavar="NAME_OR_DIR", help="run this model, too")] = None,
     inputs: Annotated[Path | None, typer.Option("--input", metavar="DIR", help="what the model enlarges")] = None,
     conditions: Annotated[
-        str | None, typer.Option(help="degrade --ref instead: of bicubic,camera,mild,real_esrgan, comma separated")
+        str | None, typer.Option(help="degrade --ref instead: of bicubic,camera,mild,real_esrgan,resshift")
     ] = None,
     steps: Annotated[
         list[str] | None,

@@ -11,10 +11,10 @@ from patchscaler.cli.evaluate import PEER_HELP, peers_of
 from patchscaler.cli.options import DTYPES
 from patchscaler.engines.devices import choose_device
 from patchscaler.errors import ConfigError
-from patchscaler.measure.experiments.catalogue import ABLATION, CATALOGUE, PLUG_IN
+from patchscaler.measure.experiments.catalogue import ABLATION, CATALOGUE, PLUG_IN, PROMPT
 
 ALL = "all"
-SET_KEYS = "groups, gammas, taus, steps, seed, denoise, texture, overlap, K, memory; / between numbers of one value"
+SET_KEYS = "groups, gammas, taus, steps, seed, denoise, texture, overlap, K, memory, model; / in values of several"
 NAMES = "; ".join(f"{name} ({entry.shows})" for name, entry in CATALOGUE.items())
 
 
@@ -41,7 +41,7 @@ def experiment(
     ] = None,
     sets: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=V1,V2", help=f"ablation: values of {SET_KEYS}; repeatable"),
+        typer.Option("--set", metavar="KEY=V1,V2", help=f"ablation: values of {SET_KEYS}; prompt: model alone"),
     ] = None,
     no_reference: Annotated[
         bool, typer.Option("--no-reference", help="enlarge --data as they are, without a ground truth")
@@ -97,7 +97,8 @@ def experiment(
             continue
         own = setting if chosen == "quality" else dataclasses.replace(setting, peers=())
         own = own if chosen == PLUG_IN else dataclasses.replace(own, backbone=None, backbone_style=None)
-        own = own if chosen == ABLATION else dataclasses.replace(own, sets=())
+        models = tuple(text for text in own.sets if text.startswith("model="))
+        own = own if chosen == ABLATION else dataclasses.replace(own, sets=models if chosen == PROMPT else ())
         place = run(chosen, own, out, pictures, lambda line, chosen=chosen: lines.print(f"{chosen}: {line}"))
         typer.echo((place / "README.md").read_text(encoding="utf-8"))
         typer.echo(f"wrote {place}")
@@ -113,8 +114,10 @@ def _check(
         raise ConfigError(f"--peer: only quality compares methods, not {name}")
     if backbone is not None and name not in (ALL, PLUG_IN):
         raise ConfigError(f"--backbone: only {PLUG_IN} runs another pipeline, not {name}")
-    if sets and name not in (ALL, ABLATION):
-        raise ConfigError(f"--set: only {ABLATION} varies options, not {name}")
+    if sets and name not in (ALL, ABLATION, PROMPT):
+        raise ConfigError(f"--set: only {ABLATION} varies options, and {PROMPT} models, not {name}")
+    if name == PROMPT and any(not text.startswith("model=") for text in sets or []):
+        raise ConfigError(f"--set: {PROMPT} compares models with other prompts: model=DIR1,DIR2 and no other key")
     if sets:
         from patchscaler.measure.experiments.ablation import parse_sets
 

@@ -127,8 +127,9 @@ def _decode(synthesis: Tensor, own: Any, latents: Tensor, mean: Tensor, std: Ten
 
 def graphs_of(model: Model) -> dict[str, Graph]:
     """The graphs of a model, by the name of their files. Raises ConfigError for a model unlike `tiny`."""
-    if not isinstance(model.autoencoder, DctAutoencoder) or model.restorer.input_kind != "pixels":
-        raise ConfigError("only models like `tiny` have graphs: a ConvRestorer and a DctAutoencoder")
+    pixels = isinstance(model.autoencoder, DctAutoencoder) and model.restorer.input_kind == "pixels"
+    if not pixels or model.texture_memory is None:
+        raise ConfigError("only models like `tiny` have graphs: ConvRestorer, DctAutoencoder, prompts of texture")
     c, side = int(model.patch_dit.config["latent_channels"]), model.patch
     n, m, h, w, size = (torch.export.Dim(name, min=1, max=_LARGEST) for name in ("n", "m", "h", "w", "size"))
 

@@ -1,6 +1,7 @@
 """The engine of torch: any device, any preset, bfloat16 where that is fast, offloaded networks too."""
 
 import hashlib
+import math
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,7 +16,7 @@ from patchscaler.engines.protocol import Array, Indices, ModelInfo, Restored
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.folded_dit import FoldedDiT
 from patchscaler.models.latents import DCT_AREA, KL_AREA, decode_latents, decode_reach
-from patchscaler.models.model import PARTS, SAMPLING_PARTS, SECOND_PARTS, Model, pack, unpack
+from patchscaler.models.model import PARTS, SECOND_PARTS, Model, pack, unpack
 from patchscaler.models.open_weights import weights_lie_open
 from patchscaler.models.patch_dit import TextureCache
 from patchscaler.pgs.sampling import runs, side_by_side
@@ -36,7 +37,8 @@ class TorchEngine:
         self.device, self.dtype = str(networks.device), str(networks.dtype).removeprefix("torch.")
         self._open = weights_lie_open(networks.patch_dit)
         self._folding = threading.local()  # of each thread, as it remembers the weights of its newest step
-        self.copies = all(weights_lie_open(getattr(networks, name)) for name in SAMPLING_PARTS)
+        writes = networks.patch_dit.config["prompt"] == "text"  # with networks that aren't among the parts
+        self.copies = not writes and all(map(weights_lie_open, networks.sampling_parts.values()))
 
     @property
     def threads(self) -> int:
@@ -56,7 +58,7 @@ class TorchEngine:
         """Keys and values; or the tokens alone, where a layer's weights are at hand in Patch-DiT's forward only."""
         patches = self._tensor(coarse)
         found: Sequence[Tensor]
-        found = self.networks.prompt(patches) if self._open else [self.networks.texture_tokens(patches)]
+        found = self.networks.prompt(patches) if self._open else [self.networks.prompt_tokens(patches)]
         if texture is None:
             texture = [part.new_zeros(count, *part.shape[1:]) for part in found]
         for whole, part in zip(texture, found, strict=True):
@@ -117,7 +119,7 @@ def describe(networks: Model, name: str) -> ModelInfo:
         eta=1.0 if restorer is None else restorer.eta,
         alphas=networks.alphas,
         prediction_type=config["prediction_type"],
-        prompt_limit=config["prompt_limit"],
+        prompt_limit=-math.inf if config["prompt"] == "none" else config["prompt_limit"],
         restore_reach=getattr(restorer, "reach", None),
         restore_area=RESTORE_AREA,
         decode_reach=0 if autoencoder is None else decode_reach(autoencoder),

@@ -45,7 +45,7 @@ class Executor:
         if split not in SPLITS:
             raise ConfigError(f'split "{split}": choose {" or ".join(SPLITS)}')
         if len(devices) > 1 and not engine.copies:
-            raise ConfigError("workers need plain copies of the networks: not with offloaded or quantized ones")
+            raise ConfigError("workers need plain copies of the networks: not offloaded, quantized, prompted by text")
         self.engine, self.split, self.on_loss = engine, split, on_loss
         count = len(devices) if len(devices) > 1 else 0
         self.workers = [Worker(number, device, engine, count) for number, device in enumerate(devices[:count])]
