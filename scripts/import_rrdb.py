@@ -2,10 +2,11 @@
 
     python scripts/import_rrdb.py RealESRGAN_x4plus.pth OUT --autoencoder FOLDER
 
-The file is the authors' checkpoint, or ncnn's .bin of it; FOLDER holds the autoencoder whose latents it shall make.
+The file is the authors' checkpoint; FOLDER holds the autoencoder whose latents it shall make.
 """
 
 import argparse
+from pathlib import Path
 
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.training.frozen import load_frozen
@@ -14,7 +15,7 @@ from patchscaler.training.published import read_rrdb, restorer_from_rrdb
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint")
+    parser.add_argument("checkpoint", type=Path)
     parser.add_argument("output")
     parser.add_argument("--autoencoder", required=True)
     arguments = parser.parse_args()

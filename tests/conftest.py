@@ -5,14 +5,16 @@ import os
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+
+from command_files import Answer, Call
 
 if TYPE_CHECKING:
     from serving import Server
@@ -21,22 +23,6 @@ import patchscaler.models.base  # noqa: F401  # diffusers' classes, whatever a t
 from patchscaler.data.pictures import PictureSet
 
 torch.set_num_threads(1)  # pytest-xdist runs one test process per core
-
-
-class Answer(NamedTuple):
-    code: int
-    out: str
-    err: str
-
-
-Call = Callable[..., Answer]
-
-
-def draw(path: Path, height: int = 24, width: int = 20, seed: int = 0) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(path)
-    return path
 
 
 @pytest.fixture
@@ -64,45 +50,10 @@ def upscale(call: Call, tiny_model: Path) -> Call:
     return lambda *arguments: call("upscale", *arguments, "--model", tiny_model, "--device", "cpu", "--steps", "1,1,1")
 
 
-def _shake(module: torch.nn.Module, seed: int) -> None:
-    """Gives every parameter a small random value: zero-initialised layers would hide mistakes."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.02)
-
-
-def build_tiny_pipeline():
-    """Every part real, each as small as it goes; random weights."""
-    import patchscaler
-    from patchscaler.models.fusion import Fusion
-    from patchscaler.models.rrdb import RrdbRestorer
-    from patchscaler.pgs.schedule import make_scheduler
-
-    torch.manual_seed(0)
-    autoencoder = patchscaler.DctAutoencoder(width=16, blocks=1, fine_width=16, fine_blocks=1)
-    restorer = patchscaler.ConvRestorer(width=16, blocks=2, eta=1.0)
-    limit = -0.01  # of the log errors of `photo`, some patches lie above it, some below
-    patch_dit = patchscaler.PatchDiT(width=32, depth=2, heads=2, texture_width=32, prompt_limit=limit)
-    classifier = patchscaler.TextureClassifier(width=16, blocks=1, features=16)
-    encoder = patchscaler.TextureEncoder(width=32, top_k=2)
-    memory = patchscaler.ReferenceTextureMemory(features=16, size=20)
-    for number, part in enumerate((autoencoder, restorer, patch_dit, classifier, encoder)):
-        _shake(part, number)
-    memory.fill(torch.randn(20, 32, 16, 16), torch.randn(20, 16))
-    second = RrdbRestorer(width=16, growth=8, blocks=1)
-    fusion = Fusion(first_width=16, second_width=16, width=16, blocks=1, gate_limit=0.1, gate_share=0.01)
-    for number, part in enumerate((second, fusion)):
-        _shake(part, 5 + number)
-    fusion.gate_exit.bias.data.add_(0.22)  # so that of `photo` a part is asked for
-    parts = (autoencoder, restorer, patch_dit, classifier, encoder, memory)
-    return patchscaler.PatchScalerPipeline(
-        *(part.eval() for part in parts), make_scheduler(), second.eval(), fusion.eval(), overlap=4
-    )
-
-
 @pytest.fixture(scope="session")
 def tiny_pipeline():
+    from tiny_pipeline import build_tiny_pipeline
+
     return build_tiny_pipeline()
 
 
@@ -166,8 +117,7 @@ def pictures(training_pictures: Path, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="session")
 def features(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of AlexNet's convolutions with random weights, as torchvision keeps them."""
-    from test_features import write_torchvision
-
+    from lpips_weights import write_torchvision
     from patchscaler.metrics.trunks import AlexNetTrunk
 
     torch.manual_seed(0)
@@ -187,12 +137,13 @@ def fresh_accelerator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 @pytest.fixture(params=["file", "memory"])
 def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A folder of this machine, and one of a file system that isn't."""
-    from patchscaler.cluster.places import place_of
+    from patchscaler.cluster.storage import StoragePath
 
     if request.param == "file":
         return str(tmp_path)
     url = f"memory://{tmp_path.name}"
-    place_of(url).fs.mkdirs(place_of(url).path, exist_ok=True)
+    folder = StoragePath.at(url)
+    folder.fs.mkdirs(folder.path, exist_ok=True)
     return url
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import onnxruntime
 import pytest
-from conftest import Call
 
 import patchscaler
+from command_files import Call
 from patchscaler.cli.upscale import upscale as command
 from patchscaler.models.folded_dit import FoldedDiT
 from patchscaler.models.restorer import ConvRestorer

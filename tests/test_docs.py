@@ -6,23 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_backbones
 import torch
-from conftest import Call
 from PIL import Image
 
+import tiny_backbones
+from command_files import Call
+from pages import ROOT, blocks
 from patchscaler import PatchScalerPipeline
 from patchscaler.data.pictures import PictureSet
 from patchscaler.storage import model_folder
 from patchscaler.training.memory import build_memory
 
-ROOT = Path(__file__).parents[1]
 DOCS = sorted([*(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "lab").glob("*.md")])
-PAGES = [ROOT / "README.md", *DOCS]
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+PAGES = [*(ROOT / f"{name}.md" for name in ("README", "CHANGELOG", "CONTRIBUTING")), *DOCS]
 
 
 @pytest.fixture

@@ -11,9 +11,9 @@ from typing import get_args, get_type_hints
 
 import pytest
 from mypy import api
-from test_docs import ROOT, blocks
 
 import patchscaler
+from pages import ROOT, blocks
 from patchscaler import Options, Upscaler
 from patchscaler.integrations.diffusers.pipeline import CallOptions, OutputType, PatchScalerPipeline
 from patchscaler.options import QUALITIES, OptionNames, Quality

@@ -20,7 +20,6 @@ QUALITIES: dict[str, tuple[int, int, int]] = {
     "best": (0, 4, 8),
 }
 DEFAULT_QUALITY = "balanced"
-DENOISE = 0.5  # the gate decides
 PAPER_STEPS = GroupConfig.steps  # what the claims of the paper are tried with; the bundled weights are made for fewer
 # What a budget chooses from, rising. It ends at "best": more time than that makes no better pictures.
 LADDER: tuple[tuple[int, int, int], ...] = (
@@ -53,10 +52,10 @@ class Options:
     steps, taus  of the groups simple, medium, hard (Eq. 7); gammas: confidence thresholds between them (Eq. 2)
     budget       seconds from the start in which the picture shall be finished: takes as many steps as fit
     denoise      0 to 1: how much the second restorer counts and how smooth noise may become. 0: it isn't asked, which
-                 saves most of the time that degraded pictures take; 1: it counts everywhere. None: the gate decides
-                 whether it pays, and "fast" doesn't ask it
+                 saves most of the time that degraded pictures take. None: chosen for each picture by the gate, 0 where
+                 it doesn't pay, else 0.5 to 1; "fast" doesn't ask it
     batch_size   patches per network call; does not change the result beyond rounding
-    use_texture  False: no texture prompt
+    use_texture  False: no prompt
     wrap         for textures that tile: each border continues on the opposite side
 
     At most one of quality, steps and budget. Raises ConfigError for that, for what GroupConfig refuses, a batch size
@@ -93,7 +92,7 @@ class Options:
             raise ConfigError(f"batch_size {self.batch_size} must be at least 1")
         if not 0 <= self.seed < 2**63:
             raise ConfigError(f"seed {self.seed} must lie in [0, 2**63)")
-        if not 0 <= self.denoise_level <= 1:
+        if not 0 <= (self.denoise or 0) <= 1:
             raise ConfigError(f"denoise {self.denoise} must lie in [0, 1]")
         if self.budget is not None and not self.budget > 0:
             raise ConfigError(f"budget {self.budget} must be above 0 seconds")
@@ -108,10 +107,10 @@ class Options:
         return GroupConfig(gammas=tuple(self.gammas), taus=tuple(self.taus), steps=tuple(steps))
 
     @property
-    def denoise_level(self) -> float:
-        """`denoise` as a number."""
+    def denoise_level(self) -> float | None:
+        """`denoise`, None where the gate decides."""
         if self.denoise is None:
-            return 0.0 if self.quality == "fast" else DENOISE
+            return 0.0 if self.quality == "fast" else None
         return float(self.denoise)
 
     def updated(self, **named: "Unpack[OptionNames]") -> "Options":

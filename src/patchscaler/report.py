@@ -45,8 +45,8 @@ class Report:
     """stages: {name: {"seconds", "peak_mib"}}, the latter the process's high-water mark when the stage ended (on a GPU:
     the device's allocations); patches and steps: per group; patch_steps: denoiser evaluations of a patch, all told;
     budget: its seconds, those left when the steps were chosen, and those that the chosen steps were to take;
-    second: {"share"} of both restorers' answer in the result, 0 where the gate didn't ask the second one; None if it
-    wasn't to be asked; lost_workers: a line for each that died."""
+    denoise: as given or as the gate chose it, 0 where the second restorer wasn't asked, None where there is none;
+    lost_workers: a line for each that died."""
 
     device: str
     dtype: str
@@ -58,7 +58,7 @@ class Report:
     steps: dict[str, int] = field(default_factory=dict)
     patch_steps: int = 0
     budget: dict[str, float] | None = None
-    second: dict[str, float] | None = None
+    denoise: float | None = None
     lost_workers: list[str] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from patchscaler.engines.protocol import Engine
 from patchscaler.imaging.sources import pictures_from
 from patchscaler.imaging.tiles import PatchGrid, split
 from patchscaler.options import Options
+from patchscaler.pgs.gate import fused_share
 from patchscaler.pgs.groups import assign_groups, confidence_from, count_steps
 from patchscaler.report import PreviewCallback, ProgressCallback
 from patchscaler.stages.budget import within_budget
@@ -19,7 +20,7 @@ from patchscaler.stages.passes import Passes, Result
 from patchscaler.stages.previews import Previews
 from patchscaler.stages.refine import Patches
 from patchscaler.stages.render import Renderer
-from patchscaler.stages.restore import SECOND_HALO, Coarse, first_tiles, inner, mixed, second_tiles
+from patchscaler.stages.restore import SECOND_HALO, CoarseLatents, first_tiles, inner, mixed, second_tiles
 from patchscaler.stages.sizes import target_size
 from patchscaler.stages.task import Task
 
@@ -110,21 +111,23 @@ class Upscaler:
             results.append(passes.result(self.model_name))
         return results if several else results[0]
 
-    def restore(self, task: Task) -> Coarse:
+    def restore(self, task: Task) -> CoarseLatents:
         """GRM: coarse latents and their expected error (Eq. 1), tile by tile; by a second, larger restorer too, if the
         gate asks for it."""
         engine, model, report = self.engine, self.engine.model, task.report
-        coarse = Coarse(task, model)
+        coarse = CoarseLatents(task, model)
         with report.stage("restore"):
             for tile in task.pending("restore", first_tiles(task.size, model)):
                 wide = tile.widened(model.restore_reach or 0, task.size)
                 coarse.write(tile, inner(tile, wide, engine.restore(coarse.pixels_of(wide))))
             coarse.pad()
-        if model.gate is not None and (denoise := task.options.denoise_level) > 0:
+        if model.gate is not None:
+            chosen = task.options.denoise_level
+            report.denoise = model.gate.denoise(coarse.gain) if chosen is None else chosen
+        if report.denoise:
             with report.stage("second"):
-                share, lean = model.gate.decide(coarse.gain, denoise)
-                report.second = {"share": share}
-                for tile in task.pending("second", second_tiles(task.size) if share else []):
+                share, lean = fused_share(report.denoise)
+                for tile in task.pending("second", second_tiles(task.size)):
                     wide = tile.widened(SECOND_HALO, task.size)
                     answer = inner(tile, wide, engine.fuse(coarse.pixels_of(wide), lean))
                     if share < 1:  # asked anew: a run killed after writing would mix the second answer in twice
@@ -134,7 +137,7 @@ class Upscaler:
                 coarse.pad()
         return coarse
 
-    def group(self, coarse: Coarse) -> Patches:
+    def group(self, coarse: CoarseLatents) -> Patches:
         """PGS: the picture's patches, by their mean confidence simple, medium or hard (Eq. 2), with the steps of each
         group."""
         task, model = coarse.task, self.engine.model

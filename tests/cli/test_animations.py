@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from conftest import Call
 from PIL import Image
 
+from command_files import Call
 from patchscaler.imaging.searching import is_result
 
 TIMES, LOOP = [40, 80, 120, 200], 3

@@ -4,9 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny_backbones
-from conftest import Call
 from PIL import Image
+
+import tiny_backbones
+from command_files import Call
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::FutureWarning:transformers.*", "ignore::DeprecationWarning", "ignore::UserWarning:transformers.*"

@@ -12,10 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Call
 from PIL import Image
 
-from command_files import files_in, make_picture, make_result
+from command_files import Call, files_in, make_picture, make_result, truncated
 
 
 def bomb() -> bytes:
@@ -26,11 +25,6 @@ def bomb() -> bytes:
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 30_000, 30_000, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
-
-
-def truncated(path: Path) -> bytes:
-    whole = make_picture(path, 64, 48).read_bytes()
-    return whole[: len(whole) // 2]
 
 
 BAD_FILES: dict[str, Callable[[Path], object]] = {

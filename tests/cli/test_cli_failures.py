@@ -7,10 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import Call
 from PIL import Image
 
-from command_files import files_in, make_picture
+from command_files import Call, files_in, make_picture
 
 # Places that cannot be written
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Call, draw
 from PIL import Image
 
+from command_files import Call, draw
 from patchscaler import PatchScalerPipeline
 from patchscaler.data.pairs import CONDITIONS, validation_pairs
 from patchscaler.engines.torch import default_dtype

@@ -8,10 +8,9 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Call
 from PIL import Image
 
-from command_files import files_in, make_picture, make_result
+from command_files import Call, files_in, make_picture, make_result
 from patchscaler.cli.existing import Existing, settle
 from patchscaler.cli.folders import (
     Frames,

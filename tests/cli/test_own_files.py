@@ -4,11 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Call
 from PIL import Image
 
 from arrays import uniform
-from command_files import files_in, make_picture, make_result
+from command_files import Call, files_in, make_picture, make_result
 from patchscaler.imaging.files import Picture, read_picture, write_picture
 from patchscaler.imaging.searching import is_result
 from patchscaler.imaging.sources import picture_from

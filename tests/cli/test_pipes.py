@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import Answer, Call
 from PIL import Image
 
-from command_files import files_in, make_picture, make_result
+from command_files import Answer, Call, files_in, make_picture, make_result
 from patchscaler.cli.enlarge import most_patches, place_of
 from patchscaler.cli.folders import Job
 from patchscaler.cli.naming import Source

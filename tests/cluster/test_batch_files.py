@@ -10,16 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
 
-import patchscaler.cluster.places as places_module
 from batch_files import put, results
 from command_files import files_in, make_result
-from patchscaler.cluster.job import _units_table, found_table, result_table
-from patchscaler.cluster.manifest import Row
-from patchscaler.cluster.names import NOT_TEXT
-from patchscaler.cluster.places import Place, place_of
+from patchscaler.cluster import storage
+from patchscaler.cluster.manifest import Row, table_of
 from patchscaler.cluster.reading import Found, read_units
-from patchscaler.cluster.sinks import Result, Sink, check_kind
-from patchscaler.cluster.sources import find_units, stem_of
+from patchscaler.cluster.sinks import Result, Sink, result_table
+from patchscaler.cluster.sources import NOT_TEXT, Unit, find_units, stem_of
+from patchscaler.cluster.storage import StoragePath
 from patchscaler.errors import ConfigError, ImageReadError, ImageWriteError
 
 PICTURES = {"a.png": b"one", "day 2/b.jpg": b"two", "day 2/c.WEBP": b"three"}
@@ -59,7 +57,7 @@ def test_a_folder(root: str) -> None:
 
 def test_a_list_of_paths_relative_to_it_and_not(root: str) -> None:
     put(root, PICTURES)
-    absolute = str(place_of(root) / "a.png")
+    absolute = str(StoragePath.at(root) / "a.png")
     lines = f"# mine\nday 2/b.jpg\n\n{absolute}\nday 2/b.jpg\nnowhere.png\n"
     put(root, {"list.txt": lines.encode()})
     read = found(f"{root}/list.txt")
@@ -114,8 +112,8 @@ def test_what_belongs_to_a_picture_travels_with_it(root: str) -> None:
         [each.sample for each in made],
         [each.fields for each in made],
     ]
-    (shard,) = {row.shard for row in Sink(place_of(root), "shards").write(made)}
-    with tarfile.open(fileobj=io.BytesIO((place_of(root) / shard).read())) as tar:
+    (shard,) = {row.shard for row in Sink.at(root, "shards").write(made)}
+    with tarfile.open(fileobj=io.BytesIO((StoragePath.at(root) / shard).read())) as tar:
         members = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
     assert {name: data for name, data in members.items() if not name.endswith("json")} == {
         "x/1.png": b"made", "x/1.cls": b"7", "2.png": b"made", "k.png": b"made", "k.label": b"3", "l.png": b"made",
@@ -124,8 +122,8 @@ def test_what_belongs_to_a_picture_travels_with_it(root: str) -> None:
     assert members["x/1.json"] == b'{"a": 1}'
     assert json.loads(members["x/1.patchscaler.json"])["key"] == "s/x/1.jpg"
     assert json.loads(members["2.json"])["key"] == "s/2.png"
-    (part,) = {row.shard for row in Sink(place_of(root), "parquet").write(made)}
-    read = parquet.read_table(io.BytesIO((place_of(root) / part).read()))
+    (part,) = {row.shard for row in Sink.at(root, "parquet").write(made)}
+    read = parquet.read_table(io.BytesIO((StoragePath.at(root) / part).read()))
     assert read["key"].to_pylist() == ["x/1", "2", "k", "l"]
     assert read["cls"].to_pylist() == [b"7", None, None, None]
     assert read["label"].to_pylist() == [None, None, 3, 4]
@@ -133,8 +131,8 @@ def test_what_belongs_to_a_picture_travels_with_it(root: str) -> None:
 
 def test_samples_of_one_name_stay_apart(root: str) -> None:
     twins = [Result(Row(f"{s}/1.png", "done", result=f"{s}/1_x4.png"), s.encode(), "1") for s in ("s-0", "s-1")]
-    (shard,) = {row.shard for row in Sink(place_of(root), "shards").write(twins)}
-    with tarfile.open(fileobj=io.BytesIO((place_of(root) / shard).read())) as tar:
+    (shard,) = {row.shard for row in Sink.at(root, "shards").write(twins)}
+    with tarfile.open(fileobj=io.BytesIO((StoragePath.at(root) / shard).read())) as tar:
         assert tar.getnames() == ["1.png", "1.json", "s-1/1_x4.png", "s-1/1_x4.json"]
 
 
@@ -184,9 +182,9 @@ def test_stems_stay_below_their_folder() -> None:
 
 
 def test_reads_are_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(places_module, "PAUSE", 0.0)
+    monkeypatch.setattr(storage, "PAUSE", 0.0)
     (tmp_path / "a").write_bytes(b"at last")
-    place, failures = place_of(str(tmp_path / "a")), [OSError("hiccup")] * (places_module.TRIES - 1)
+    file, failures = StoragePath.at(str(tmp_path / "a")), [OSError("hiccup")] * (storage.TRIES - 1)
 
     class Flaky:
         """A network's file system: a real one that fails now and then."""
@@ -196,19 +194,19 @@ def test_reads_are_tried_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
         def cat_file(self, path: str) -> bytes:
             if failures:
                 raise failures.pop()
-            return place.fs.cat_file(path)
+            return file.fs.cat_file(path)
 
-    assert Place(Flaky(), place.path).read() == b"at last"
-    failures += [OSError("hiccup")] * places_module.TRIES
+    assert StoragePath(Flaky(), file.path).read() == b"at last"
+    failures += [OSError("hiccup")] * storage.TRIES
     with pytest.raises(ImageReadError, match=r"could not be read \(hiccup\); try again later"):
-        Place(Flaky(), place.path).read()
+        StoragePath(Flaky(), file.path).read()
 
 
 # Sinks
 
 
 def test_a_folder_of_results(root: str) -> None:
-    sink = Sink(place_of(root), "folder")
+    sink = Sink.at(root, "folder")
     rows = sink.write(results("a", "day 2/b", failed="c"))
     assert rows == [result.row for result in results("a", "day 2/b", failed="c")]
     assert [(place.path.rpartition(root.rpartition("/")[2])[2], place.read()) for place in sink.root.files()] == [
@@ -218,7 +216,7 @@ def test_a_folder_of_results(root: str) -> None:
 
 
 def test_shards_of_results(root: str) -> None:
-    sink = Sink(place_of(root), "shards")
+    sink = Sink.at(root, "shards")
     rows = sink.write(results("a", "x/b.c", failed="d"))
     (place,) = sink.root.files()
     assert [row.shard for row in rows] == [place.name, place.name, ""]
@@ -234,7 +232,7 @@ def test_shards_of_results(root: str) -> None:
 
 
 def test_tables_of_results_can_be_sources(root: str) -> None:
-    sink = Sink(place_of(root), "parquet")
+    sink = Sink.at(root, "parquet")
     sink.write(results("a", "x/b"))
     (place,) = sink.root.files()
     assert parquet.read_table(io.BytesIO(place.read())).to_pylist() == [
@@ -246,14 +244,14 @@ def test_tables_of_results_can_be_sources(root: str) -> None:
 def test_a_result_that_cannot_be_written_fails(tmp_path: Path) -> None:
     (tmp_path / "day").write_text("a file where a folder should be")
     for kind, place in (("folder", tmp_path), ("shards", tmp_path / "day"), ("parquet", tmp_path / "day")):
-        (row,) = Sink(place_of(str(place)), kind).write(results("day/b"))
+        (row,) = Sink.at(str(place), kind).write(results("day/b"))
         assert row.status == "failed"
         assert "cannot be written" in row.reason
     with pytest.raises(ImageWriteError):
-        place_of(str(tmp_path / "day" / "x")).write(b"")
+        StoragePath.at(str(tmp_path / "day" / "x")).write(b"")
     assert files_in(tmp_path) == ["day"]
     with pytest.raises(ConfigError, match="--to tape: choose folder, shards, parquet"):
-        check_kind("tape")
+        Sink.at(".", "tape")
 
 
 # What is no text, or nothing
@@ -267,8 +265,8 @@ def test_a_file_whose_name_is_no_text_is_one_that_fails(tmp_path: Path) -> None:
     put(str(tmp_path), {"a.png": b"one", os.fsdecode(b"lat\xe9.png"): b"two"})
     assert found(str(tmp_path)) == {"a.png": b"one", "lat\\udce9.png": None}
     assert lost(str(tmp_path)) == {"lat\\udce9.png": f"lat\\udce9.png: {NOT_TEXT}"}
-    found_table(list(read_units(find_units(str(tmp_path)))))  # what goes through Ray
-    _units_table(find_units(str(tmp_path)))
+    table_of(Found, list(read_units(find_units(str(tmp_path)))))  # what goes through Ray
+    table_of(Unit, find_units(str(tmp_path)))
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
@@ -308,7 +306,7 @@ def test_odd_cells_of_a_table_of_bytes_cost_their_row_alone(root: str) -> None:
     assert {each.key: each.data for each in read} == {
         "t/a": b"1", "t/00000001": None, "t/caf\\udce9": None, "t/00000003": None, "t/e": None
     }  # fmt: skip
-    found_table(read)
+    table_of(Found, read)
 
 
 # Whose a file is
@@ -326,8 +324,8 @@ def test_results_in_a_folder_are_no_pictures_of_a_job(tmp_path: Path) -> None:
 def test_a_sink_keeps_files_that_are_not_ours(root: str) -> None:
     put(root, {"a_x4.png": b"somebody's", "part-00000.tar": b"theirs"})
     mine, other = results("a", "b")
-    failed, done = Sink(place_of(root), "folder").write([mine, other])
+    failed, done = Sink.at(root, "folder").write([mine, other])
     assert (failed.status, done.status) == ("failed", "done")
     assert "a_x4.png: exists and is no result of PatchScaler; move it away" in failed.reason
-    assert (place_of(root) / "a_x4.png").read() == b"somebody's"
-    assert Sink(place_of(root), "shards").tidy(set()) == []
+    assert (StoragePath.at(root) / "a_x4.png").read() == b"somebody's"
+    assert Sink.at(root, "shards").tidy(set()) == []

@@ -1,26 +1,30 @@
 """A batch job: results are those of single runs, bad pictures are told apart, finished ones are left alone."""
 
+import contextlib
 import io
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as parquet
 import pytest
-from conftest import Call
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
-from test_cli import files_in, truncated
-from test_docs import ROOT, blocks
 
-from patchscaler.cluster.attempts import MOST, Attempts
-from patchscaler.cluster.enlarger import Enlarger, Work, name_clashes
-from patchscaler.cluster.job import Cluster, describe, found_table, result_table, run_job, sink_of, start_ray
-from patchscaler.cluster.manifest import Ledger, Row, rows_of
-from patchscaler.cluster.places import place_of
+from command_files import Call, files_in, truncated
+from pages import ROOT, blocks
+from patchscaler.cluster.job import Cluster, cut, describe, run_job, start_ray
+from patchscaler.cluster.manifest import Ledger, Row, rows_of, table_of
 from patchscaler.cluster.reading import Found
-from patchscaler.cluster.sinks import Result
+from patchscaler.cluster.retries import MOST, Retries
+from patchscaler.cluster.sinks import Result, Sink, result_table
+from patchscaler.cluster.storage import StoragePath
+from patchscaler.cluster.worker import Work, Worker, name_clashes
 from patchscaler.errors import ConfigError, PatchScalerError
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.tiles import patches_of
@@ -68,8 +72,8 @@ def same(single: Path, results: dict[str, bytes]) -> None:
 
 def test_a_worker_makes_what_single_runs_make(upscale: Call, tmp_path: Path, tiny_model: Path, pictures: Path) -> None:
     answer = upscale("in", "-r", "-o", "single")
-    attempts = Attempts(place_of(str(tmp_path / "sink")))
-    results = list(Enlarger(work_of(tiny_model), attempts)(found_in(pictures)))
+    retries = Retries(StoragePath.at(str(tmp_path / "sink")))
+    results = list(Worker(work_of(tiny_model), retries)(found_in(pictures)))
     same(tmp_path / "single", {result.row.result: result.data for result in results if result.data is not None})
     failed = {f"patchscaler: in/{result.row.reason}" for result in results if result.data is None}
     assert failed == set(answer.err.splitlines())
@@ -79,27 +83,27 @@ def test_a_worker_makes_what_single_runs_make(upscale: Call, tmp_path: Path, tin
     assert row.patches_simple + row.patches_medium + row.patches_hard == patches_of(Size(30, 41), 16, 4)
     assert (row.steps_simple, row.steps_medium, row.steps_hard, row.seed) == (1, 1, 1, 0)
     assert row.seconds > 0
-    assert files_in(tmp_path / "sink") == []  # no attempt is left
+    assert files_in(tmp_path / "sink") == []  # no retry is noted
     assert rows_of(result_table(results)) == [result.row for result in results]
 
 
 def test_a_tables_seed_is_the_pictures(upscale: Call, tmp_path: Path, tiny_model: Path, pictures: Path) -> None:
     upscale("in/a.png", "-o", "single/", "--seed", "7")
-    enlarger = Enlarger(work_of(tiny_model), Attempts(place_of(str(tmp_path / "sink"))))
-    plain, seeded = enlarger([found._replace(seed=seed) for found in found_in(pictures)[:1] for seed in (None, 7)])
+    worker = Worker(work_of(tiny_model), Retries(StoragePath.at(str(tmp_path / "sink"))))
+    plain, seeded = worker([found._replace(seed=seed) for found in found_in(pictures)[:1] for seed in (None, 7)])
     same(tmp_path / "single", {seeded.row.result: seeded.data})
     assert seeded.row.seed == 7
     assert plain.data != seeded.data
 
 
 def test_what_killed_its_worker_is_tried_alone_and_given_up(tmp_path: Path, tiny_model: Path, pictures: Path) -> None:
-    attempts = Attempts(place_of(str(tmp_path / "sink")))
+    retries = Retries(StoragePath.at(str(tmp_path / "sink")))
     chosen = found_in(pictures)[:2]
     keys = [found.key for found in chosen]
-    attempts.begin(keys)  # by a worker that died
+    retries.begin(keys)  # by a worker that died
     for _ in range(MOST):
-        attempts.begin([keys[1]])
-    good, bad = Enlarger(work_of(tiny_model), attempts)(chosen)
+        retries.begin([keys[1]])
+    good, bad = Worker(work_of(tiny_model), retries)(chosen)
     assert good.row.status == "done"
     assert bad.row == Row(
         "b.jpg",
@@ -108,6 +112,15 @@ def test_what_killed_its_worker_is_tried_alone_and_given_up(tmp_path: Path, tiny
         worker=bad.row.worker,
     )
     assert files_in(tmp_path / "sink") == []
+
+
+@given(st.integers(0, 5000), st.integers(1, 64), st.integers(1, 70))
+def test_batches_get_smaller_towards_the_end(count: int, together: int, actors: int) -> None:
+    slices = cut(count, together, actors)
+    assert [number for start, stop in slices for number in range(start, stop)] == list(range(count))
+    sizes = [stop - start for start, stop in slices]
+    assert sizes == sorted(sizes, reverse=True)
+    assert all(1 <= size <= together for size in sizes)
 
 
 def test_names_of_results(tiny_model: Path) -> None:
@@ -130,7 +143,7 @@ def test_nothing_to_do_needs_no_ray(
     monkeypatch.setitem(sys.modules, "ray", None)
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(b"broken")
-    sink, work = sink_of(str(tmp_path / "enlarged"), "folder"), work_of(tiny_model)
+    sink, work = Sink.at(str(tmp_path / "enlarged"), "folder"), work_of(tiny_model)
     ledger = Ledger(sink.root)
     ledger.open(describe(sink, work))
     ledger.add([Row("a.png", "failed", "broken")])
@@ -147,21 +160,21 @@ def test_a_sink_below_the_source_is_not_searched(tmp_path: Path, tiny_model: Pat
     (source / "out").mkdir(parents=True)
     for name in ("a.png", "out/a_x4.png"):
         (source / name).write_bytes(b"x")
-    sink = sink_of(str(source / "out"), "folder")
+    sink = Sink.at(str(source / "out"), "folder")
     ledger = Ledger(sink.root)
     ledger.open(describe(sink, work))
     ledger.add([Row("a.png", "done")])
     assert run_job(str(source), sink, work, Cluster()) == (0, 0, 1, 0)
     with pytest.raises(ConfigError, match="is the source too"):
-        run_job(f"{source}/", sink_of(str(source), "folder"), work, Cluster())
+        run_job(f"{source}/", Sink.at(str(source), "folder"), work, Cluster())
 
 
 def test_tables_between_tasks_keep_what_is_not_there() -> None:
     found = [Found("a", "b", None, None, "why"), Found("c", "d", 2**40, b"x" * 9)]
-    assert [Found(**row) for row in found_table(found).to_pylist()] == found
+    assert [Found(**row) for row in table_of(Found, found).to_pylist()] == found
     table = result_table([Result(Row("a", "failed", "why"), None)])
     assert table["data"].to_pylist() == [None]
-    assert len(result_table([])) == len(found_table([])) == 0
+    assert len(result_table([])) == len(table_of(Found, [])) == 0
 
 
 @pytest.mark.parametrize(
@@ -194,7 +207,7 @@ def test_wrong_calls(
 
 
 def test_another_job_in_the_same_sink_is_refused(tmp_path: Path, tiny_model: Path, pictures: Path) -> None:
-    sink = sink_of(str(tmp_path / "out"), "folder")
+    sink = Sink.at(str(tmp_path / "out"), "folder")
     Ledger(sink.root).open(describe(sink, work_of(tiny_model)))
     other = Work(str(tiny_model), {"scale": 2}, Options(steps=(1, 1, 1)), SAVING)
     with pytest.raises(ConfigError, match="belongs to a job with size"):
@@ -209,7 +222,7 @@ def test_whatever_keeps_ray_from_starting_is_one_line(monkeypatch: pytest.Monkey
 
 def test_failures_on_record_keep_the_exit_code(call: Call, tmp_path: Path, tiny_model: Path, pictures: Path) -> None:
     """A second run, which has nothing left to do."""
-    sink = sink_of(str(tmp_path / "out"), "folder")
+    sink = Sink.at(str(tmp_path / "out"), "folder")
     ledger = Ledger(sink.root)
     size = {"scale": None, "width": None, "height": None, "max_side": None}
     ledger.open(describe(sink, Work(str(tiny_model), size, Options(steps=(1, 1, 1)), SAVING)))
@@ -222,23 +235,39 @@ def test_failures_on_record_keep_the_exit_code(call: Call, tmp_path: Path, tiny_
     assert answer.err == "patchscaler: the reasons are in out/_batch/failures.parquet\n"
 
 
+def first_worker(job: subprocess.Popen[str], sink: Path) -> int:
+    """The process that is at work, by the mark it has left."""
+    while job.poll() is None:
+        for mark in (sink / "_batch" / "trying").glob("part-*"):
+            with contextlib.suppress(FileNotFoundError):
+                return int(mark.read_text().split()[-1].rpartition(":")[2])
+        time.sleep(0.005)
+    raise AssertionError("no worker was at work")
+
+
 @pytest.mark.slow
 def test_a_job_with_ray(upscale: Call, tmp_path: Path, tiny_model: Path, pictures: Path) -> None:
-    """A cluster of its own, in a process of its own: Ray's many threads shall not outlive the test."""
+    """A cluster of its own, in a process of its own: Ray's many threads shall not outlive the test.
+
+    Its worker is killed at work, and another one does the pictures again.
+    """
     answer = upscale("in", "-r", "-o", "single")
     line = [sys.executable, "-m", "patchscaler", "batch", "in", "out", "--model", str(tiny_model), "--steps", "1,1,1"]
     line += ["--gpus", "0", "--actors", "1", "--together", "4", "--store", "128", "--to", "shards", "--part", "3"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    job = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert job.returncode == 1, job.stderr
-    assert job.stdout.splitlines()[-1] == "5 enlarged, 0 finished before, 3 failed"
-    assert job.stderr.splitlines()[-1] == "patchscaler: the reasons are in out/_batch/failures.parquet"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(line, cwd=tmp_path, env=environment, **pipes) as job:
+        os.kill(first_worker(job, tmp_path / "out"), signal.SIGKILL)
+        said, complained = job.communicate(timeout=240)
+    assert job.returncode == 1, complained
+    assert said.splitlines()[-1] == "5 enlarged, 0 finished before, 3 failed"
+    assert complained.splitlines()[-1] == "patchscaler: the reasons are in out/_batch/failures.parquet"
     folder = tmp_path / "out" / "_batch"
     assert files_in(folder) == ["failures.parquet", "job.json", "manifest.parquet"]
     failures = parquet.read_table(folder / "failures.parquet")["reason"].to_pylist()
     assert {f"patchscaler: in/{reason}" for reason in failures} == set(answer.err.splitlines())
 
-    sink = sink_of(str(tmp_path / "out"), "shards")
+    sink = Sink.at(str(tmp_path / "out"), "shards")
     shards = [place for place in sink.root.files() if place.name.endswith(".tar")]
     assert {place.name for place in shards} == set(parquet.read_table(folder / "manifest.parquet")["shard"].to_pylist())
     results: dict[str, bytes] = {}

@@ -26,6 +26,7 @@ NAMED = {
     "camera": CameraConfig(),
     "mild": DegradationConfig.mild(),
     "real_esrgan": DegradationConfig.real_esrgan(),
+    "resshift": DegradationConfig.resshift(),
 }
 
 

@@ -3,10 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
-from conftest import Call
 from PIL import Image
 
+from command_files import Call
 from patchscaler.data.degrading import RECORD, degrade_folder
 from patchscaler.data.testsets import LAYOUTS, MANIFEST, Layout, check_manifest, recognise
 from patchscaler.errors import ConfigError, DataError
@@ -84,6 +85,24 @@ def test_a_folder_is_made_small_as_evaluate_does_it(training_pictures: Path, tmp
         degrade_folder(training_pictures, tmp_path / "a", "mild")
     with pytest.raises(ConfigError, match='condition "rain"'):
         degrade_folder(training_pictures, tmp_path / "c", "rain")
+
+
+def test_a_test_set_is_a_choice_of_pictures_cut_to_squares(training_pictures: Path, tmp_path: Path) -> None:
+    """As LSDIR-Test is made: the seed chooses, shorter sides are reduced to one length, middles are cut out."""
+    for name, seed in (("a", 0), ("again", 0), ("other", 3)):
+        assert degrade_folder(training_pictures, tmp_path / name, "resshift", seed, drawn=2, side=80) == 2
+    chosen = {
+        name: sorted(path.name for path in (tmp_path / name / "hr").iterdir()) for name in ("a", "again", "other")
+    }
+    assert chosen["a"] == chosen["again"] != chosen["other"]
+    for name in chosen["a"]:
+        assert (tmp_path / "a/lr" / name).read_bytes() == (tmp_path / "again/lr" / name).read_bytes()
+        with Image.open(tmp_path / "a/hr" / name) as hr, Image.open(training_pictures / name) as whole:
+            assert hr.size == (80, 80)
+            factor = 80 / min(whole.size)
+            small = whole.resize((round(whole.width * factor), round(whole.height * factor)), Image.Resampling.BICUBIC)
+            left, top = (small.width - 80) // 2, (small.height - 80) // 2
+            assert np.array_equal(np.asarray(hr), np.asarray(small.crop((left, top, left + 80, top + 80))))
 
 
 def test_the_commands(call: Call, training_pictures: Path, tmp_path: Path) -> None:

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from PIL import Image
-from real_files import DISPLAY_P3, rgb_profile
 
 from arrays import uniform
+from icc_profiles import DISPLAY_P3, rgb_profile
 from patchscaler.imaging.files import Picture, read_picture, write_picture
 from patchscaler.imaging.picture import is_colourless
 

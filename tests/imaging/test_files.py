@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from arrays import assert_close, uniform
-from made_pictures import COLOUR_MODES, SRGB, assert_same, exif_with, picture_of, planes, quick, samples_of
+from icc_profiles import SRGB
+from made_pictures import COLOUR_MODES, assert_same, exif_with, picture_of, planes, quick, samples_of
 from patchscaler.errors import ImageReadError, ImageWriteError
 from patchscaler.imaging.files import Picture, find_pictures, read_picture, to_pil, write_picture
 from patchscaler.imaging.sources import picture_from

@@ -8,9 +8,9 @@ import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
-from real_files import ADOBE_RGB, DISPLAY_P3, PROPHOTO, SRGB, gamma, grey_profile, icc_profile, rgb_profile, xyz
 
 from arrays import assert_close, uniform
+from icc_profiles import ADOBE_RGB, DISPLAY_P3, PROPHOTO, SRGB, gamma, grey_profile, icc_profile, rgb_profile, xyz
 from patchscaler.imaging import icc
 from patchscaler.imaging.files import Picture, read_picture, write_picture
 from patchscaler.imaging.geometry import Size

@@ -10,7 +10,7 @@ from PIL import Image
 
 pytest.importorskip("pillow_jxl")
 
-from made_pictures import SRGB
+from icc_profiles import SRGB
 from patchscaler.imaging.files import PICTURE_SUFFIXES, Picture, losses, read_picture, write_picture
 from patchscaler.imaging.searching import is_result
 

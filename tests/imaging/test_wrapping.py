@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Call
 from PIL import Image
 
 from arrays import assert_close, uniform
+from command_files import Call
 from patchscaler import Upscaler
 from patchscaler.imaging.files import read_picture
 from patchscaler.imaging.geometry import Size

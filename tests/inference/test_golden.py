@@ -5,21 +5,23 @@ from typing import Any
 
 import numpy as np
 import pytest
-from renew_golden import GOLDEN, measure
 
+from pages import script
+
+RENEW = script("renew_golden")
 TOLERANCE = 2e-3  # in [0, 1]: half an 8-bit step; processors and libraries differ by far less
 
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, Any]:
-    if not GOLDEN.is_file():
-        pytest.fail(f"{GOLDEN} is missing: make it with `python scripts/renew_golden.py`", pytrace=False)
-    return json.loads(GOLDEN.read_text())
+    if not RENEW.GOLDEN.is_file():
+        pytest.fail(f"{RENEW.GOLDEN} is missing: make it with `python scripts/renew_golden.py`", pytrace=False)
+    return json.loads(RENEW.GOLDEN.read_text())
 
 
 @pytest.fixture(scope="module")
 def measured(golden: dict[str, Any]) -> dict[str, Any]:
-    return measure()
+    return RENEW.measure()
 
 
 @pytest.mark.parametrize("key", ["mean", "std"])

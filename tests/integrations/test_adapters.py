@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import tiny_backbones
 import torch
 from PIL import Image
 from torch import Tensor
 
+import tiny_backbones
 from patchscaler import Upscaler
 from patchscaler.errors import ConfigError, WeightsError
 from patchscaler.imaging.geometry import Size

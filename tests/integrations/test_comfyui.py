@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import patchscaler
 from patchscaler import Upscaler
 from patchscaler.errors import ConfigError
 from patchscaler.integrations import comfy as bridge
@@ -209,7 +210,7 @@ def test_the_folder_is_what_the_registry_wants() -> None:
     own, project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"], described["project"]
     assert re.fullmatch(r"[a-z0-9][a-z0-9-]{0,99}", project["name"])
     assert not project["name"].startswith("comfyui")  # the registry's advice
-    assert project["version"] == own["version"]
+    assert project["version"] == patchscaler.__version__
     assert project["license"] == {"file": "LICENSE"}
     assert (FOLDER / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
     assert project["requires-python"] == own["requires-python"]

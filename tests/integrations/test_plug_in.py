@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import Call
-from test_experiments import needs_alex
 
 import patchscaler.cli.experiment
+from command_files import Call
+from lpips_weights import needs_alex
 from patchscaler.integrations.frame import Coarse
 from patchscaler.measure.experiments import plug_in
 from patchscaler.measure.experiments.catalogue import CATALOGUE, PLUG_IN

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import Call
 from PIL import Image
 from safetensors.torch import load_file
 
+from command_files import Call
 from patchscaler import Upscaler
 from patchscaler.errors import ConfigError
 from patchscaler.imaging.sources import picture_from

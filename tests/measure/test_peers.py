@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Call, draw
 from PIL import Image
 
+from command_files import Call, draw
 from patchscaler.errors import ConfigError, DataError, WeightsError
 from patchscaler.measure.pairing import read_pixels
 from patchscaler.measure.peers import Peer, load_checkpoint

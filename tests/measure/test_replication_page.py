@@ -6,14 +6,16 @@ import shutil
 from pathlib import Path
 
 import pytest
-import write_replication
 
 import patchscaler
+from pages import script
 from patchscaler.measure.experiments.catalogue import CATALOGUE, CLAIMS, PLUG_IN
 from patchscaler.measure.experiments.record import RESULTS, plot_of, weights_digest
 from patchscaler.measure.peers import Peer
 from patchscaler.storage import model_folder
 from patchscaler.training.settings import read_toml
+
+write_replication = script("write_replication")
 
 
 def test_every_mechanism_is_where_the_page_says() -> None:

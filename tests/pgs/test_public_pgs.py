@@ -5,13 +5,13 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler, HeunDiscreteScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_pgs import DENOISER
 from torch import Tensor
 
 from patchscaler.errors import ConfigError
 from patchscaler.pgs import GroupConfig, Size, Tile, pool_confidence, refine
 from patchscaler.pgs.noise import place_noise
 from patchscaler.pgs.schedule import make_scheduler
+from random_networks import DENOISER
 
 SCHEDULER = make_scheduler()
 FOUR = GroupConfig(gammas=(0.8, 0.6, 0.4), taus=(100, 300, 600, 1000), steps=(0, 2, 4, 7))

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import build_tiny_pipeline
 from diffusers import DDIMScheduler, EulerDiscreteScheduler
 from PIL import Image
 from torch import Tensor
 
 from patchscaler.errors import ConfigError
+from tiny_pipeline import build_tiny_pipeline
 
 STEPS = (1, 2, 4)
 EVERY = {"gammas": (1.0, 0.999), "steps": STEPS}  # all groups occur, or at least the hardest

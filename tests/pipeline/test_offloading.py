@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_tiny_pipeline
 from PIL import Image
 from torch import Tensor, nn
 
@@ -17,6 +16,7 @@ from patchscaler import SwinRestorer
 from patchscaler.errors import ConfigError
 from patchscaler.models.open_weights import weights_lie_open
 from random_networks import randn, shaken
+from tiny_pipeline import build_tiny_pipeline
 
 EVERY = {"gammas": (1.0, 0.999), "steps": (1, 2, 4), "output_type": "pt"}
 CPU = torch.device("cpu")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
+from made_pictures import as_tensor
 from patchscaler import PatchScalerPipeline
 from patchscaler.errors import ConfigError
 from patchscaler.imaging.colour import wavelet_colour_fix
@@ -29,10 +30,6 @@ PATCH, STEP, STRIDE = 16, 12, 8  # latents per patch side and between patches, p
 
 def pixels_of(height: int, width: int, seed: int = 0) -> Tensor:
     return torch.rand(3, height, width, generator=torch.Generator().manual_seed(seed))
-
-
-def as_tensor(photo: Image.Image) -> Tensor:
-    return torch.from_numpy(np.asarray(photo).copy()).permute(2, 0, 1).float() / 255
 
 
 def assert_close(a: Tensor, b: Tensor, tolerance: float = 1e-4) -> None:

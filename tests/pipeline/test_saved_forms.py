@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_tiny_pipeline
 from diffusers import DiffusionPipeline
 from huggingface_hub import snapshot_download
 from PIL import Image
@@ -19,6 +18,7 @@ from patchscaler import PatchScalerPipeline
 from patchscaler.errors import ConfigError, WeightsError
 from patchscaler.models.model import load_model
 from patchscaler.storage import BUNDLED, WEIGHTS_FILE, weight_files
+from tiny_pipeline import build_tiny_pipeline
 
 PARTS = ("autoencoder", "restorer", "patch_dit", "texture_classifier", "texture_encoder", "texture_memory")
 

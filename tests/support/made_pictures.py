@@ -1,14 +1,15 @@
 """Pictures made of random samples, for tests of files."""
 
 import numpy as np
+import torch
 from hypothesis import HealthCheck, settings
-from PIL import Image, ImageCms
+from PIL import Image
+from torch import Tensor
 
 from arrays import assert_close
 from patchscaler.imaging.files import Picture
 
 quick = settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
-SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 COLOUR_MODES = ["RGB", "RGBA", "L", "LA"]
 
 
@@ -46,3 +47,7 @@ def assert_same(read: Picture, expected: Picture, tolerance: float = 1e-6) -> No
         assert_close(read.alpha, expected.alpha, atol=tolerance, rtol=0)
     assert (read.bits, read.grey) == (expected.bits, expected.grey)
     assert read.pixels.flags.c_contiguous
+
+
+def as_tensor(photo: Image.Image) -> Tensor:
+    return torch.from_numpy(np.asarray(photo).copy()).permute(2, 0, 1).float() / 255

@@ -3,9 +3,10 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from patchscaler.models.patch_dit import PatchDiT
+from patchscaler.models.restorer import ConvRestorer
 
 
 def randn(seed: int, *shape: int) -> Tensor:
@@ -29,3 +30,33 @@ def fresh_patch_dit(**changes: Any) -> PatchDiT:
 
 def patch_dit(**changes: Any) -> PatchDiT:
     return shaken(fresh_patch_dit(**changes), 2)
+
+
+class TinyDenoiser(nn.Module):
+    """Two convolutions, modulated by the time: small, real, the same in every run."""
+
+    def __init__(self, channels: int = 3) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.first = nn.Conv2d(channels, 8, 3, padding=1)
+            self.last = nn.Conv2d(8, channels, 3, padding=1)
+
+    def forward(self, x: Tensor, t: Tensor, index: Tensor) -> Tensor:
+        assert len(x) == len(t) == len(index)
+        wave = torch.sin(t[:, None] / 1000 * torch.arange(1, 9))[:, :, None, None]
+        return self.last(torch.tanh(self.first(x)) * (1 + wave))
+
+
+DENOISER = TinyDenoiser().requires_grad_(False)
+
+
+def check_reach(restorer: ConvRestorer) -> None:
+    """An output latent depends on the pixels of `reach` latents on both sides, two each, and not on much fewer."""
+    pixels = torch.rand(1, 3, 64, 64, requires_grad=True)
+    restorer(pixels).latents[0, :, 16, 16].square().sum().backward()
+    assert pixels.grad is not None
+    seen = pixels.grad.abs().sum(dim=(0, 1)).nonzero()
+    assert seen.min() >= 2 * (16 - restorer.reach)
+    assert seen.max() < 2 * (16 + restorer.reach + 1)
+    assert seen.max() >= 2 * (16 + restorer.reach - 1)  # and not much less

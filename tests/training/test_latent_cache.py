@@ -17,8 +17,8 @@ from patchscaler.models.fusion import Fusion
 from patchscaler.models.grm import GlobalRestoration
 from patchscaler.models.restorer import ConvRestorer
 from patchscaler.models.rrdb import RrdbRestorer
-from patchscaler.training.cache import CacheSettings
-from patchscaler.training.latents import LatentCache, PatchDataset
+from patchscaler.training.cache import CacheSettings, CropCache
+from patchscaler.training.latents import PatchDataset, latent_cache
 
 BICUBIC = PairSettings(crop=32, mixture={"bicubic": 1.0})
 
@@ -39,11 +39,11 @@ def restorer() -> ConvRestorer:
 def test_the_latent_cache_holds_what_the_networks_make(
     pictures: PictureSet, autoencoder: DctAutoencoder, restorer: ConvRestorer, tmp_path: Path
 ) -> None:
-    cache = LatentCache(
+    cache = latent_cache(
         CacheSettings(str(tmp_path), 20, seed=4, workers=0), pictures, BICUBIC, GlobalRestoration(restorer, autoencoder)
     )
     dataset = PairDataset(pictures, BICUBIC, 4)
-    assert {name: array.shape for name, array in cache.crops.arrays.items()} == {
+    assert {name: array.shape for name, array in cache.arrays.items()} == {
         "pixels": (20, 3, 32, 32),
         "coarse": (20, 6, 4, 4),
         "log_error": (20, 1, 4, 4),
@@ -51,20 +51,18 @@ def test_the_latent_cache_holds_what_the_networks_make(
     for index in (0, 7, 19):  # the last is in a smaller batch
         pair = dataset[index]
         restored = restorer(pair["lr"][None])
-        assert np.array_equal(cache.crops.arrays["pixels"][index], (pair["hr"] * 255).round().byte().numpy())
+        assert np.array_equal(cache.arrays["pixels"][index], (pair["hr"] * 255).round().byte().numpy())
         for name, value, tolerance in (
             ("coarse", restored.latents, 0.03),
             ("log_error", restored.log_error, 0.03),
         ):
-            stored = torch.from_numpy(np.array(cache.crops.arrays[name][index], dtype=np.float32))
+            stored = torch.from_numpy(np.array(cache.arrays[name][index], dtype=np.float32))
             torch.testing.assert_close(stored, value[0], atol=tolerance, rtol=tolerance)  # half; restored in bfloat16
-    patch = cache.patches(5, 1, 0, 3)
+    patch = cache.square(5, 1, 0, 3)
     assert all(value.dtype == torch.float32 for value in patch.values())
-    assert np.array_equal(
-        patch["pixels"].numpy() * 255, cache.crops.arrays["pixels"][5, :, 8:32, 0:24].astype(np.float32)
-    )
+    assert np.array_equal(patch["pixels"].numpy() * 255, cache.arrays["pixels"][5, :, 8:32, 0:24].astype(np.float32))
     for name in ("coarse", "log_error"):
-        assert np.array_equal(patch[name].numpy(), cache.crops.arrays[name][5, :, 1:4, 0:3].astype(np.float32))
+        assert np.array_equal(patch[name].numpy(), cache.arrays[name][5, :, 1:4, 0:3].astype(np.float32))
 
 
 def test_an_interrupted_cache_goes_on(
@@ -72,9 +70,9 @@ def test_an_interrupted_cache_goes_on(
 ) -> None:
     count, pairs = 830, PairSettings(crop=16, draws=1, mixture={"bicubic": 1.0})  # it notes its place at 640
 
-    def build(folder: str) -> LatentCache:
+    def build(folder: str) -> CropCache:
         place = CacheSettings(str(tmp_path / folder), count, workers=0)
-        return LatentCache(place, pictures, pairs, GlobalRestoration(restorer, autoencoder))
+        return latent_cache(place, pictures, pairs, GlobalRestoration(restorer, autoencoder))
 
     whole = build("whole")
     batches = []
@@ -90,12 +88,12 @@ def test_an_interrupted_cache_goes_on(
     resumed = build("stopped")
     hook.remove()
     assert len(batches) == 52 + 12
-    for name, array in whole.crops.arrays.items():
-        assert np.array_equal(array, resumed.crops.arrays[name])
+    for name, array in whole.arrays.items():
+        assert np.array_equal(array, resumed.arrays[name])
         assert np.abs(array[-1].astype(np.float32)).max() > 0
-    before = [path.stat().st_mtime_ns for path in sorted(whole.crops.folder.iterdir())]
+    before = [path.stat().st_mtime_ns for path in sorted(whole.folder.iterdir())]
     build("whole")
-    assert [path.stat().st_mtime_ns for path in sorted(whole.crops.folder.iterdir())] == before
+    assert [path.stat().st_mtime_ns for path in sorted(whole.folder.iterdir())] == before
 
 
 def test_a_cache_belongs_to_what_it_was_made_of(
@@ -118,7 +116,7 @@ def test_a_cache_belongs_to_what_it_was_made_of(
     ) -> Path:
         place = CacheSettings(str(tmp_path), 2, seed, workers=0)
         grm = parts or GlobalRestoration(restorer, autoencoder)
-        return LatentCache(place, pictures, pairs, grm).crops.folder
+        return latent_cache(place, pictures, pairs, grm).folder
 
     moved = dataclasses.replace(pictures, cache=str(tmp_path / "elsewhere"))
     assert folder() == folder() == folder(pictures=moved)
@@ -143,7 +141,7 @@ def test_a_cache_belongs_to_what_it_was_made_of(
 def test_patches_are_a_function_of_seed_and_index(
     pictures: PictureSet, autoencoder: DctAutoencoder, restorer: ConvRestorer, tmp_path: Path
 ) -> None:
-    cache = LatentCache(
+    cache = latent_cache(
         CacheSettings(str(tmp_path), 8, workers=0), pictures, BICUBIC, GlobalRestoration(restorer, autoencoder)
     )
     one, two = PatchDataset(cache, 2, seed=3), PatchDataset(cache, 2, seed=3)

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from patchscaler.cli.naming import FORMAT_SUFFIXES, FileFormat, size_label
-from patchscaler.cli.upscale import parse_options
+from patchscaler.cli import options as option
+from patchscaler.cli.naming import FileFormat, size_label
+from patchscaler.cli.options import parse_options
 from patchscaler.engines.devices import available_devices
 from patchscaler.errors import ConfigError
 
@@ -20,33 +21,27 @@ def batch(
     ],
     sink: Annotated[str, typer.Argument(help="folder or URL for the results and the manifest")],
     to: Annotated[str, typer.Option(help="form of the results: folder, shards (webdataset) or parquet")] = "folder",
-    scale: Annotated[float | None, typer.Option(help="enlargement of each side, 1 to 8; default 4")] = None,
-    max_side: Annotated[int | None, typer.Option(min=1, help="the longer side in pixels, instead")] = None,
-    quality: Annotated[
-        str | None, typer.Option(metavar="NAME", help="fast, balanced or best [default: balanced]")
-    ] = None,
-    steps: Annotated[
-        str | None, typer.Option(metavar="N,N,N", help="sampling steps of simple, medium and hard patches")
-    ] = None,
-    denoise: Annotated[
-        float | None, typer.Option(min=0, max=1, help="how much the second restorer counts; default: if it pays")
-    ] = None,
-    wrap: Annotated[bool, typer.Option("--wrap", help="for textures that tile, as in `upscale`")] = False,
+    scale: option.Scale = None,
+    max_side: option.MaxSide = None,
+    quality: option.Quality = None,
+    steps: option.Steps = None,
+    denoise: option.Denoise = None,
+    wrap: option.Wrap = False,
     seed: Annotated[int, typer.Option(min=0, help="of all pictures, unless a table gives each its own")] = 0,
-    model: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="bundled name, folder or hub id")] = "tiny",
-    batch_size: Annotated[int, typer.Option(min=1, help="patches at a time: memory, not the result")] = 32,
+    model: option.Model = "tiny",
+    batch_size: option.BatchSize = 32,
     file_format: Annotated[FileFormat, typer.Option("--format", help="of the results")] = FileFormat.png,
-    file_quality: Annotated[int, typer.Option(min=1, max=100, help="of JPEG and WebP files")] = 95,
-    metadata: Annotated[bool, typer.Option("--metadata/--no-metadata", help="keep EXIF, XMP, IPTC, or none")] = True,
+    file_quality: option.FileQuality = 95,
+    metadata: option.Metadata = True,
     actors: Annotated[
-        int | None, typer.Option(min=1, help="copies of the model [default: as many as this machine's devices take]")
+        int | None, typer.Option(min=1, help="copies of the model (default: as many as this machine's devices take)")
     ] = None,
     cores: Annotated[int, typer.Option(min=1, help="processor cores of each actor")] = 1,
     gpus: Annotated[
-        float | None, typer.Option(min=0, help="GPUs of each actor, fractions too [default: 1 where there is one]")
+        float | None, typer.Option(min=0, help="GPUs of each actor, fractions too (default: 1 where there is one)")
     ] = None,
     address: Annotated[
-        str | None, typer.Option(help="of a running Ray cluster: auto, or host:6379 [default: one of its own]")
+        str | None, typer.Option(help="of a running Ray cluster: auto, or host:6379 (default: one of its own)")
     ] = None,
     together: Annotated[int, typer.Option(min=1, help="pictures an actor takes at a time, whose patches mix")] = 32,
     part: Annotated[int, typer.Option(min=1, help="results in one shard or table")] = 64,
@@ -60,9 +55,9 @@ def batch(
     Each result is what `patchscaler upscale` makes of that picture. SINK/_batch/ has manifest.parquet, a row for each
     picture done, and failures.parquet, one for each that could not be, with the reason. Needs the extra `cluster`.
     """
-    from patchscaler.cluster.enlarger import Work
-    from patchscaler.cluster.job import Cluster, run_job, sink_of
-    from patchscaler.cluster.sinks import check_kind
+    from patchscaler.cluster.job import Cluster, run_job
+    from patchscaler.cluster.sinks import Sink
+    from patchscaler.cluster.worker import Work
     from patchscaler.stages.sizes import check_size
     from patchscaler.storage import model_folder
 
@@ -74,29 +69,15 @@ def batch(
         raise ConfigError(f"--address {address}: say how many --actors the cluster shall hold")
     gpus, devices = _gpus(gpus, address)
     actors = actors or (max(1, int(devices / gpus)) if gpus else max(1, (os.cpu_count() or 1) // cores))
-    suffix = "same" if file_format is FileFormat.same else FORMAT_SUFFIXES[file_format.value]
+    suffix = "same" if file_format is FileFormat.same else file_format.suffix
     if model_folder(model) == model and os.path.isdir(model):
         model = os.path.abspath(model)  # workers have folders of their own
-    work = Work(
-        model,
-        size,
-        options,
-        saving,
-        size_label(scale, None, None, max_side),
-        suffix,
-        "cuda" if gpus else "cpu",
-        cores,
-    )
+    label, device = size_label(scale, None, None, max_side), "cuda" if gpus else "cpu"
+    work = Work(model, size, options, saving, label, suffix, device, cores)
     cluster = Cluster(address, actors, cores, gpus, together, part, store)
     try:
-        outcome = run_job(
-            source,
-            sink_of(sink, check_kind(to)),
-            work,
-            cluster,
-            retry_failed=retry_failed,
-            notify=_now_and_then(),
-        )
+        place = Sink.at(sink, to)
+        outcome = run_job(source, place, work, cluster, retry_failed=retry_failed, notify=_now_and_then())
     except KeyboardInterrupt as error:
         typer.echo("patchscaler: interrupted; finished pictures are kept", err=True)
         raise typer.Exit(130) from error

@@ -2,37 +2,30 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from patchscaler.cli.upscale import parse_steps
+from patchscaler.cli.options import DTYPES, Model, parse_steps
 from patchscaler.engines.devices import choose_device
 from patchscaler.errors import ConfigError
 
-PEER_HELP = "another upscaler: a command with {input} and {output}, or a checkpoint that spandrel reads"
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+PEER_HELP = "another upscaler: a command with {input} and {output}, or a checkpoint that spandrel reads; repeatable"
 
 
 def benchmark(
     size: Annotated[
-        list[str] | None, typer.Option(metavar="SIDE|HxW", help="input in pixels; repeatable [default: 128, 256]")
+        list[str] | None, typer.Option(metavar="SIDE|HxW", help="input in pixels; repeatable (default: 128, 256)")
     ] = None,
-    steps: Annotated[list[str] | None, typer.Option(help="repeatable [default: those of --quality balanced]")] = None,
-    batch_size: Annotated[list[int] | None, typer.Option(min=1, help="repeatable [default: 64]")] = None,
+    steps: Annotated[list[str] | None, typer.Option(help="repeatable (default: those of --quality balanced)")] = None,
+    batch_size: Annotated[list[int] | None, typer.Option(min=1, help="repeatable (default: 64)")] = None,
     dtype: Annotated[list[str] | None, typer.Option(help=f"{', '.join(DTYPES)}; repeatable")] = None,
     threads: Annotated[list[int] | None, typer.Option(min=0, help="0: torch's choice; repeatable")] = None,
-    device: Annotated[list[str] | None, typer.Option(help="repeatable [default: auto]")] = None,
-    model: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="bundled name, folder or hub id")] = "tiny",
+    device: Annotated[list[str] | None, typer.Option(help="repeatable (default: auto)")] = None,
+    model: Model = "tiny",
     baselines: Annotated[bool, typer.Option(help="also uniform 20 steps, and the restorer alone")] = True,
-    peer: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=COMMAND", help=PEER_HELP + "; repeatable"),
-    ] = None,
-    pgs: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="sharp pictures on which to hold PGS against uniform steps")
-    ] = None,
-    picture: Annotated[Path | None, typer.Option(help="what to enlarge [default: a synthetic picture]")] = None,
+    peer: Annotated[list[str] | None, typer.Option(metavar="NAME=COMMAND", help=PEER_HELP + "; repeatable")] = None,
+    picture: Annotated[Path | None, typer.Option(help="what to enlarge (default: a synthetic picture)")] = None,
     repeats: Annotated[int, typer.Option(min=1, help="runs, of which the median counts")] = 3,
     warm_up: Annotated[int, typer.Option(min=0, help="runs before them")] = 1,
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="FILE.json")] = None,
@@ -78,8 +71,6 @@ def benchmark(
     # 2. The work, each line of progress on stderr.
     lines = Console(stderr=True, highlight=False, markup=False)
     report = run(configurations, peers, picture=picture, repeats=repeats, warm_up=warm_up, notify=lines.print)
-    if pgs is not None:
-        report["pgs"] = _pgs(pgs, configurations[0], lines)
 
     print_tables(report, Console())
     if output is not None:
@@ -88,12 +79,3 @@ def benchmark(
         draw_plot(report, plot)
     if any("error" in entry for entry in (*report["configurations"], *report["processes"])):
         raise typer.Exit(1)
-
-
-def _pgs(folder: Path, configuration: Any, lines: Any) -> dict[str, Any]:
-    from patchscaler.measure.models import load_model
-    from patchscaler.measure.speed.pgs_gain import compare
-
-    model = load_model(configuration.model, configuration.device, configuration.dtype, configuration.threads)
-    own = {"steps": configuration.steps, "batch_size": configuration.batch_size}
-    return compare(model, folder, notify=lines.print, **own)

@@ -8,11 +8,6 @@ import typer
 data_app = typer.Typer(help="Test sets: list, check, degrade.", no_args_is_help=True)
 
 
-@data_app.callback()
-def data() -> None:
-    """Test sets: list, check, degrade."""
-
-
 @data_app.command("list")
 def data_list() -> None:
     """The test sets that are recognised: their pictures, and where they are obtained."""
@@ -27,7 +22,7 @@ def data_list() -> None:
 def data_check(
     folder: Annotated[Path, typer.Argument(help="an unpacked test set")],
     manifest: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="hashes, written at the first check [default: in the folder]")
+        Path | None, typer.Option(metavar="FILE", help="hashes, written at the first check (default: in the folder)")
     ] = None,
 ) -> None:
     """Say which test set a folder holds and whether it is whole; compare its hashes with those of the first check.
@@ -56,11 +51,15 @@ def data_check(
 def data_degrade(
     pictures: Annotated[Path, typer.Argument(help="folder of sharp pictures")],
     out: Annotated[Path, typer.Option("-o", "--output", help="folder to write: hr/, lr/, degradation.json")],
-    condition: Annotated[str, typer.Option(help="bicubic, camera, mild or real_esrgan")] = "real_esrgan",
+    condition: Annotated[str, typer.Option(help="bicubic, camera, mild, real_esrgan or resshift")] = "real_esrgan",
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    count: Annotated[int, typer.Option(min=0, help="so many pictures, chosen by the seed; 0: all")] = 0,
+    side: Annotated[
+        int | None, typer.Option(min=64, help="reduce the shorter side to it, cut the middle square [default: whole]")
+    ] = None,
 ) -> None:
     """Make small pictures of sharp ones; the same call makes the same pictures."""
     from patchscaler.data.degrading import degrade_folder
 
-    count = degrade_folder(pictures, out, condition, seed)
-    typer.echo(f"{out}: {count} pictures, {condition}, seed {seed}")
+    made = degrade_folder(pictures, out, condition, seed, count, side)
+    typer.echo(f"{out}: {made} pictures, {condition}, seed {seed}")

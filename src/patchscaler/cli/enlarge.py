@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -12,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from patchscaler import __version__
-from patchscaler.cli.existing import check_names
-from patchscaler.cli.folders import Job, Targets, make_folders
+from patchscaler.cli.folders import Job
 from patchscaler.engines.processor import fast_bfloat16
 from patchscaler.errors import ImageWriteError, PatchScalerError, reason
 
@@ -53,13 +53,11 @@ def complaining(job: Job, failed: list[str]) -> Iterator[None]:
         failed.append(words)
 
 
-def read_job(job: Job, targets: Targets, size: dict[str, Any]) -> "Picture":
+def read_job(job: Job, size: dict[str, Any]) -> "Picture":
     """The picture of a job, once all is checked that can be before the long work; `size` as Upscaler takes it."""
     from patchscaler.imaging.files import read_picture
     from patchscaler.stages.sizes import target_size
 
-    make_folders(job, targets)
-    check_names(job)
     picture = read_picture(_file_of(job), frame=job.source.frame)
     check_result(job, target_size(picture.size, **size))
     return picture
@@ -105,16 +103,12 @@ def most_patches(model: "ModelInfo", jobs: Sequence[Job], size: dict[str, Any], 
     return most
 
 
-def animate_job(
-    job: Job, targets: Targets, size: dict[str, Any], saving: dict[str, Any], enlarge: "Callable[..., Result]"
-) -> str:
+def animate_job(job: Job, size: dict[str, Any], saving: dict[str, Any], enlarge: "Callable[..., Result]") -> str:
     """Do one animation, frame by frame; one line about it. `enlarge`: an Upscaler with its options."""
     from patchscaler.imaging.animation import read_animation, write_animation
     from patchscaler.imaging.files import losses, read_picture
     from patchscaler.stages.sizes import target_size
 
-    make_folders(job, targets)
-    check_names(job)
     animation = read_animation(_file_of(job))
     seconds, lost = 0.0, dict[str, None]()
     with tempfile.TemporaryDirectory(prefix="patchscaler-") as folder:
@@ -130,8 +124,10 @@ def animate_job(
             result.clear()
             seconds += result.seconds
         write_animation(job.result, frames, animation, **saving)
-    sizes = " -> ".join(f"{each.width}x{each.height}" for each in (result.source.size, result.size))
-    words = [f"{job.source} -> {job.result}: {len(frames)} frames, {sizes} in {seconds:.1f} s", *lost]
+    words = [
+        f"{job.source} -> {job.result}: {len(frames)} frames, {result.source.size} -> {result.size} in {seconds:.1f} s",
+        *lost,
+    ]
     return "; ".join([*words, "256 colours a frame"] if kind == "GIF" else words)
 
 
@@ -158,11 +154,11 @@ def write_job(job: Job, result: "Result", model: str, saving: dict[str, Any], na
 
 def _summary(job: Job, result: "Result", named: str | None) -> str:
     report = result.report
-    sizes = " -> ".join(f"{size.width}x{size.height}" for size in (result.source.size, result.size))
     groups = ", ".join(f"{count} {name}" for name, count in report.patches.items())
+    sizes = f"{result.source.size} -> {result.size}"
     line = f"{job.source} -> {named or job.result}: {sizes} in {result.seconds:.1f} s, patches: {groups}"
-    if report.second is not None and report.second["share"]:
-        line += ", with the second restorer"
+    if report.denoise:
+        line += f", with the second restorer (denoise {report.denoise:.2g})"
     if report.budget is not None:
         line += f"; steps {','.join(map(str, report.steps.values()))} for {report.budget['seconds']:g} s"
     if result.seconds > LONG and (report.device, report.dtype) == ("cpu", "float32") and fast_bfloat16():
@@ -196,14 +192,14 @@ def write_text(path: Path, text: str) -> None:
 @contextmanager
 def progress_bar(name: str) -> Iterator["ProgressCallback"]:
     """A callback that shows stage, percentage and time left of one picture on stderr, if that is a terminal."""
+    # Rich, which takes a while to import, takes nothing else for a terminal.
+    if not sys.stderr.isatty() and not {"FORCE_COLOR", "TTY_COMPATIBLE"} & set(os.environ):
+        yield lambda progress: None
+        return
     from rich.console import Console
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as ProgressBar
 
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lambda progress: None
-        return
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -211,7 +207,9 @@ def progress_bar(name: str) -> Iterator["ProgressCallback"]:
         TextColumn("{task.fields[stage]}"),
         TimeRemainingColumn(),
     )
-    with ProgressBar(*columns, console=console, transient=True, redirect_stdout=False) as bar:
+    console = Console(stderr=True)
+    quiet = not console.is_terminal
+    with ProgressBar(*columns, console=console, transient=True, redirect_stdout=False, disable=quiet) as bar:
         task = bar.add_task(name, total=1.0, stage="")
         furthest = 0.0
 

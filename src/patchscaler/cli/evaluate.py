@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from patchscaler.cli.upscale import parse_steps
+from patchscaler.cli.options import BatchSize, Device, Features, Seed, parse_steps
 from patchscaler.engines.devices import choose_device
 from patchscaler.errors import ConfigError, ImageWriteError
 
@@ -29,27 +29,22 @@ COLUMN_WIDTH = 24
 
 
 def evaluate(
-    out: Annotated[
-        list[str] | None,
-        typer.Option("--out", "--peer", metavar="NAME=DIR", help=PEER_HELP),
-    ] = None,
+    out: Annotated[list[str] | None, typer.Option("--out", "--peer", metavar="NAME=DIR", help=PEER_HELP)] = None,
     ref: Annotated[Path | None, typer.Option(metavar="DIR", help="ground truth, paired by the files' stems")] = None,
     model: Annotated[str | None, typer.Option(metavar="NAME_OR_DIR", help="run this model, too")] = None,
     inputs: Annotated[Path | None, typer.Option("--input", metavar="DIR", help="what the model enlarges")] = None,
     conditions: Annotated[
-        str | None, typer.Option(help="degrade --ref instead: of bicubic,camera,mild,real_esrgan, comma separated")
+        str | None, typer.Option(help="degrade --ref instead: of bicubic,camera,mild,real_esrgan,resshift")
     ] = None,
     steps: Annotated[
         list[str] | None,
-        typer.Option(help="as in upscale, more than once for further rows [default: those of --quality balanced]"),
+        typer.Option(help="as in upscale, more than once for further rows (default: those of --quality balanced)"),
     ] = None,
     no_texture: Annotated[bool, typer.Option("--no-texture", help="a row without the texture prompt, too")] = False,
     metrics: Annotated[
         str, typer.Option(help="default, offline, all, or names: psnr_y,ssim_y,lpips_alex,lpips_vgg,dists,niqe,...")
     ] = "default",
-    features: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="folder of the convolutions of AlexNet and VGG16")
-    ] = None,
+    features: Features = None,
     bars: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="claims to prove or disprove")] = None,
     save: Annotated[Path | None, typer.Option(metavar="DIR", help="keep inputs and results in this folder")] = None,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE.json", help="all figures")] = None,
@@ -57,9 +52,9 @@ def evaluate(
     html_pictures: Annotated[int, typer.Option(min=0, help="pictures in it, the worst first; 0: all")] = 12,
     count: Annotated[int, typer.Option(min=0, help="only the first so many pictures; 0: all")] = 0,
     shave: Annotated[int, typer.Option(min=0, help="border left out of PSNR and SSIM, in pixels")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="of the model")] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    batch_size: Annotated[int, typer.Option(min=1, help="patches at a time")] = 64,
+    seed: Seed = 0,
+    device: Device = "auto",
+    batch_size: BatchSize = 64,
 ) -> None:
     """Measure folders of results, or a model, against ground truth or without.
 

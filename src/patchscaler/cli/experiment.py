@@ -6,13 +6,15 @@ from typing import Annotated
 
 import typer
 
+from patchscaler.cli import options as option
 from patchscaler.cli.evaluate import PEER_HELP, peers_of
+from patchscaler.cli.options import DTYPES
 from patchscaler.engines.devices import choose_device
 from patchscaler.errors import ConfigError
-from patchscaler.measure.experiments.catalogue import ABLATION, CATALOGUE, PLUG_IN
+from patchscaler.measure.experiments.catalogue import ABLATION, CATALOGUE, PLUG_IN, PROMPT
 
 ALL = "all"
-SET_KEYS = "groups, gammas, taus, steps, seed, denoise, texture, overlap, K, memory; / between numbers of one value"
+SET_KEYS = "groups, gammas, taus, steps, seed, denoise, texture, overlap, K, memory, model; / in values of several"
 NAMES = "; ".join(f"{name} ({entry.shows})" for name, entry in CATALOGUE.items())
 
 
@@ -21,12 +23,12 @@ def experiment(
     data: Annotated[
         Path, typer.Option(metavar="DIR", help="sharp pictures, or a test set (see `patchscaler data list`)")
     ],
-    model: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="bundled name, folder or hub id")] = "tiny",
+    model: option.Model = "tiny",
     out: Annotated[Path, typer.Option("--output", "-o", metavar="DIR", help="gets a folder for each")] = Path(
         "results"
     ),
     pictures: Annotated[
-        int | None, typer.Option(min=0, help="spread over the folder; 0: all [default: a few minutes' worth]")
+        int | None, typer.Option(min=0, help="spread over the folder; 0: all (default: a few minutes' worth)")
     ] = None,
     side: Annotated[
         int, typer.Option(min=0, help="of the middle that is taken of each picture, in pixels; 0: whole pictures")
@@ -39,7 +41,7 @@ def experiment(
     ] = None,
     sets: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=V1,V2", help=f"ablation: values of {SET_KEYS}; repeatable"),
+        typer.Option("--set", metavar="KEY=V1,V2", help=f"ablation: values of {SET_KEYS}; prompt: model alone"),
     ] = None,
     no_reference: Annotated[
         bool, typer.Option("--no-reference", help="enlarge --data as they are, without a ground truth")
@@ -51,17 +53,16 @@ def experiment(
         str | None, typer.Option(metavar="STYLE", help="plug-in: img2img, stablesr, x4, ldm, as in upscale")
     ] = None,
     metrics: Annotated[str, typer.Option(help="as in evaluate; LPIPS (alex) is always measured")] = "default",
-    features: Annotated[Path | None, typer.Option(metavar="DIR", help="convolutions of AlexNet and VGG16")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, ...")] = "auto",
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16")] = "auto",
-    threads: Annotated[int, typer.Option(min=0, help="0: torch's choice")] = 0,
-    batch_size: Annotated[int, typer.Option(min=1, help="patches at a time")] = 32,
+    features: option.Features = None,
+    seed: option.Seed = 0,
+    device: option.Device = "auto",
+    dtype: option.Dtype = "auto",
+    threads: option.Threads = 0,
+    batch_size: option.BatchSize = 32,
 ) -> None:
     """Rerun one of the paper's tables or figures; writes JSON, a page and plots with all that they depend on."""
     from rich.console import Console
 
-    from patchscaler.cli.benchmark import DTYPES
     from patchscaler.measure.experiments.run import run
     from patchscaler.measure.experiments.setting import Setting
 
@@ -96,7 +97,8 @@ def experiment(
             continue
         own = setting if chosen == "quality" else dataclasses.replace(setting, peers=())
         own = own if chosen == PLUG_IN else dataclasses.replace(own, backbone=None, backbone_style=None)
-        own = own if chosen == ABLATION else dataclasses.replace(own, sets=())
+        models = tuple(text for text in own.sets if text.startswith("model="))
+        own = own if chosen == ABLATION else dataclasses.replace(own, sets=models if chosen == PROMPT else ())
         place = run(chosen, own, out, pictures, lambda line, chosen=chosen: lines.print(f"{chosen}: {line}"))
         typer.echo((place / "README.md").read_text(encoding="utf-8"))
         typer.echo(f"wrote {place}")
@@ -112,8 +114,10 @@ def _check(
         raise ConfigError(f"--peer: only quality compares methods, not {name}")
     if backbone is not None and name not in (ALL, PLUG_IN):
         raise ConfigError(f"--backbone: only {PLUG_IN} runs another pipeline, not {name}")
-    if sets and name not in (ALL, ABLATION):
-        raise ConfigError(f"--set: only {ABLATION} varies options, not {name}")
+    if sets and name not in (ALL, ABLATION, PROMPT):
+        raise ConfigError(f"--set: only {ABLATION} varies options, and {PROMPT} models, not {name}")
+    if name == PROMPT and any(not text.startswith("model=") for text in sets or []):
+        raise ConfigError(f"--set: {PROMPT} compares models with other prompts: model=DIR1,DIR2 and no other key")
     if sets:
         from patchscaler.measure.experiments.ablation import parse_sets
 

@@ -5,14 +5,13 @@ from typing import Annotated
 
 import typer
 
+from patchscaler.cli.options import Model
+
 export_app = typer.Typer(help="The model for other programs, and graphs for the light engine.", no_args_is_help=True)
 
 
 @export_app.command("onnx")
-def export_onnx(
-    out: Annotated[Path, typer.Argument(help="folder to write")],
-    model: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="bundled name, folder or hub id")] = "tiny",
-) -> None:
+def export_onnx(out: Annotated[Path, typer.Argument(help="folder to write")], model: Model = "tiny") -> None:
     """Write all networks with their weights as ONNX files, for programs without this package."""
     from patchscaler.engines.export import export_onnx as run
     from patchscaler.options import Options
@@ -39,10 +38,7 @@ def _list(paths: list[Path]) -> None:
 
 
 @export_app.command("spandrel")
-def export_spandrel(
-    out: Annotated[Path, typer.Argument(metavar="FILE.safetensors")],
-    model: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="bundled name or folder")] = "tiny",
-) -> None:
+def export_spandrel(out: Annotated[Path, typer.Argument(metavar="FILE.safetensors")], model: Model = "tiny") -> None:
     """Write restorer and decoder as one file for spandrel (`patchscaler.integrations.spandrel` registers it)."""
     import torch
 

@@ -9,6 +9,7 @@ import typer
 from patchscaler import __version__
 from patchscaler.engines.devices import choose_engine, described_engines
 from patchscaler.errors import WeightsError
+from patchscaler.storage import model_folder, read_json, read_shapes
 
 RECORD = "record.json"
 MIB = 2**20
@@ -18,14 +19,14 @@ def info(
     model: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="bundled name or folder of weights")] = "tiny",
 ) -> None:
     """Print versions, devices, and the weights with the record of their training."""
-    from patchscaler.storage import read_json
-
     typer.echo(f"patchscaler  {__version__}")
     chosen = choose_engine()
     for name, words in described_engines().items():
         typer.echo(f"{name:<11}  {words}{', taken by --engine auto' * (name == chosen)}")
 
-    folder = _weights_folder(model)
+    folder = Path(model_folder(model))
+    if not folder.is_dir():
+        raise WeightsError(f"{model}: no folder of weights; name one, or leave --model out for the bundled weights")
     typer.echo(f"weights      {folder}")
     rows = [(part.name, *_count(part)) for part in _parts(folder)]
     rows.append(("all", sum(row[1] for row in rows), sum(row[2] for row in rows)))
@@ -40,27 +41,14 @@ def info(
         typer.echo(f"  {line}")
 
 
-def _weights_folder(model: str) -> Path:
-    from patchscaler.storage import model_folder
-
-    folder = Path(model_folder(model))
-    if not folder.is_dir():
-        raise WeightsError(f"{model}: no folder of weights; name one, or leave --model out for the bundled weights")
-    return folder
-
-
 def _parts(folder: Path) -> list[Path]:
     """Folders of the parts, in the order of model_index.json."""
-    from patchscaler.storage import read_json
-
     index = read_json(folder / "model_index.json")
     return [folder / name for name in index if (folder / name / "config.json").is_file()]
 
 
 def _count(part: Path) -> tuple[int, int]:
     """Parameters and bytes on disk of a part, from the headers alone."""
-    from patchscaler.storage import read_shapes
-
     files = list(part.glob("*.safetensors"))
     parameters = sum(math.prod(shape) for path in files for shape in read_shapes(path).values())
     return parameters, sum(path.stat().st_size for path in files)

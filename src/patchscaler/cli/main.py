@@ -3,6 +3,7 @@
 import io
 import re
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -24,22 +25,16 @@ from patchscaler.cli.upscale import upscale
 from patchscaler.errors import ConfigError, PatchScalerError
 
 PROMPT = "--prompt"  # the one option that may be empty
-EXTRAS = {"torch": "torch", "einops": "torch", "jinja2": "torch", "diffusers": "diffusers"}  # what brings a package
+# What brings a package.
+EXTRAS = {**dict.fromkeys(("torch", "einops", "jaxtyping", "jinja2"), "torch"), "diffusers": "diffusers"}
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
-app.command()(upscale)
-app.command()(info)
-app.command()(evaluate)
-app.command()(batch)
-app.command()(benchmark)
-app.command()(experiment)
-app.command()(serve)
-app.command()(train)
-app.add_typer(memory_app, name="memory")
-app.add_typer(data_app, name="data")
-app.add_typer(export_app, name="export")
-app.command()(calibrate)
-app.command()(assemble)
+commands: list[Callable[..., None]] = [upscale, info, evaluate, batch, benchmark, experiment, serve, train]
+commands += [calibrate, assemble]
+for command in commands:
+    app.command()(command)
+for name, group in (("memory", memory_app), ("data", data_app), ("export", export_app)):
+    app.add_typer(group, name=name)
 
 
 def _print_version(wanted: bool) -> bool:

@@ -8,7 +8,7 @@ import typer
 
 from patchscaler.errors import ConfigError
 
-memory_app = typer.Typer(help="The Reference Texture Memory.", no_args_is_help=True)
+memory_app = typer.Typer(no_args_is_help=True)
 
 
 @memory_app.callback()
@@ -27,7 +27,7 @@ def memory_build(
     candidates: Annotated[int, typer.Option(help="patches to choose from; 0 with --stride: all", min=0)] = 20_000,
     patch: Annotated[int, typer.Option(help="V: side of a patch in latents", min=1)] = 16,
     stride: Annotated[
-        int | None, typer.Option(help="cut every picture on a grid, so many latents apart [default: at random]", min=1)
+        int | None, typer.Option(help="cut every picture on a grid, so many latents apart (default: at random)", min=1)
     ] = None,
     seed: int = 0,
 ) -> None:
@@ -87,9 +87,9 @@ def assemble(
     autoencoder: Annotated[Path, typer.Option()],
     restorer: Annotated[Path, typer.Option()],
     patch_dit: Annotated[Path, typer.Option()],
-    texture_classifier: Annotated[Path, typer.Option()],
-    texture_encoder: Annotated[Path, typer.Option()],
-    texture_memory: Annotated[Path, typer.Option()],
+    texture_classifier: Annotated[Path | None, typer.Option(help="of a Patch-DiT prompted by textures")] = None,
+    texture_encoder: Annotated[Path | None, typer.Option(help="likewise")] = None,
+    texture_memory: Annotated[Path | None, typer.Option(help="likewise")] = None,
     second_restorer: Annotated[Path | None, typer.Option(help="with --fusion, for a model that has one")] = None,
     fusion: Annotated[Path | None, typer.Option()] = None,
     figures: Annotated[Path | None, typer.Option(help="JSON with validation figures for the record")] = None,
@@ -104,7 +104,9 @@ def assemble(
         "texture_classifier": texture_classifier,
         "texture_encoder": texture_encoder,
         "texture_memory": texture_memory,
+        "second_restorer": second_restorer,
+        "fusion": fusion,
     }
-    folders |= {n: f for n, f in (("second_restorer", second_restorer), ("fusion", fusion)) if f is not None}
-    run(folders, out, figures=None if figures is None else json.loads(figures.read_text()))
+    given = {name: folder for name, folder in folders.items() if folder is not None}
+    run(given, out, figures=None if figures is None else json.loads(figures.read_text()))
     print(f"wrote {out}")

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from patchscaler.errors import ConfigError
 
-FORMAT_SUFFIXES = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tif": ".tif", "avif": ".avif", "jxl": ".jxl"}
 DEFAULT_NAME = "{stem}_{size}"
 
 
@@ -22,6 +21,10 @@ class FileFormat(str, Enum):
     avif = "avif"
     jxl = "jxl"
     same = "same"
+
+    @property
+    def suffix(self) -> str:
+        return f".{self.value}"
 
 
 class Source(NamedTuple):
@@ -92,13 +95,10 @@ class Naming:
         from patchscaler.imaging.animation import ANIMATED
         from patchscaler.imaging.files import FORMATS
 
-        if source.animated and self.file_format in (None, FileFormat.same):
+        if self.file_format is FileFormat.same or (source.animated and self.file_format is None):
             own = source.path.suffix.lower()
-            return own if own in ANIMATED else ".png"
-        if self.file_format is FileFormat.same:
-            own = source.path.suffix.lower()
-            return own if own in FORMATS else ".png"
-        return FORMAT_SUFFIXES[(self.file_format or FileFormat.png).value]
+            return own if own in (ANIMATED if source.animated else FORMATS) else ".png"
+        return (self.file_format or FileFormat.png).suffix
 
 
 def size_label(scale: float | None, width: int | None, height: int | None, max_side: int | None) -> str:

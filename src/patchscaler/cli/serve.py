@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from patchscaler.cli.options import Device, Model
 from patchscaler.errors import ConfigError, PatchScalerError
 
 MIB = 2**20
@@ -14,8 +15,8 @@ EXTRA = 'install it with: pip install "patchscaler[web]"'
 def serve(
     host: Annotated[str, typer.Option(help="address to listen at; 0.0.0.0 lets the whole network in")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one")] = 7860,
-    model: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="bundled name, folder or hub id")] = "tiny",
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, mps, ...")] = "auto",
+    model: Model = "tiny",
+    device: Device = "auto",
     workers: Annotated[int, typer.Option(min=1, help="pictures enlarged at the same time")] = 1,
     queue: Annotated[int, typer.Option(min=1, help="pictures that may wait or run; more are refused")] = 64,
     max_megabytes: Annotated[float, typer.Option(help="of an upload")] = 32.0,

@@ -2,13 +2,13 @@
 
 import os
 import time
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
+from patchscaler.cli import options as option
 from patchscaler.cli.backbone import Backbone
 from patchscaler.cli.enlarge import (
     animate_job,
@@ -23,16 +23,12 @@ from patchscaler.cli.enlarge import (
     write_text,
 )
 from patchscaler.cli.existing import Existing, check_names, settle
-from patchscaler.cli.folders import Frames, Job, Targets, find_sources, left_out, plan_jobs, target
-from patchscaler.cli.naming import DEFAULT_NAME, FORMAT_SUFFIXES, FileFormat, Naming, Source, size_label
+from patchscaler.cli.folders import Frames, Job, Targets, find_sources, left_out, make_folders, plan_jobs, target
+from patchscaler.cli.naming import DEFAULT_NAME, FileFormat, Naming, Source, size_label
+from patchscaler.cli.options import parse_options
 from patchscaler.cli.streams import PIPE, STDIN, piped, send
 from patchscaler.engines.devices import choose_devices
 from patchscaler.errors import ConfigError, ImageReadError, ImageWriteError, PatchScalerError
-
-if TYPE_CHECKING:
-    from patchscaler.engines.protocol import Engine
-    from patchscaler.options import Options
-    from patchscaler.upscaler import Upscaler
 
 # Set by the installed command: the process enlarges pictures and nothing else, so it may import less.
 alone = False
@@ -50,26 +46,13 @@ def upscale(
             "--output", "-o", metavar="FILE_OR_DIR", help="default: <stem>_x4.png beside each input; - for stdout"
         ),
     ] = None,
-    scale: Annotated[
-        float | None, typer.Option(help="enlargement of each side, 1 (restore only) to 8, fractions too; default 4")
-    ] = None,
+    scale: option.Scale = None,
     width: Annotated[int | None, typer.Option(min=1, help="of the result in pixels, instead of --scale")] = None,
     height: Annotated[int | None, typer.Option(min=1, help="likewise; with --width, both are kept to")] = None,
-    max_side: Annotated[int | None, typer.Option(min=1, help="likewise: the longer side")] = None,
-    quality: Annotated[
-        str | None, typer.Option(metavar="NAME", help="fast, balanced or best: preset of --steps [default: balanced]")
-    ] = None,
-    steps: Annotated[
-        str | None, typer.Option(metavar="N,N,N", help="sampling steps of simple, medium and hard patches")
-    ] = None,
-    denoise: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="how much the second restorer counts, 0 (never asked, fastest) to 1; default: if it pays",
-        ),
-    ] = None,
+    max_side: option.MaxSide = None,
+    quality: option.Quality = None,
+    steps: option.Steps = None,
+    denoise: option.Denoise = None,
     budget: Annotated[
         float | None, typer.Option(metavar="SECONDS", help="as many steps as let each picture be finished in time")
     ] = None,
@@ -79,7 +62,7 @@ def upscale(
     taus: Annotated[
         str | None, typer.Option(metavar="T,T,T", help="start times of simple, medium, hard [400,700,1000]")
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="same seed, same result")] = 0,
+    seed: option.Seed = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps, ...; or several: cuda:0,cuda:1")] = "auto",
     engine: Annotated[
         str, typer.Option(metavar="NAME", help="onnx (light), torch, or auto: the faster one here (see info)")
@@ -88,11 +71,9 @@ def upscale(
     split: Annotated[
         str, typer.Option(metavar="WAY", help="of patches among workers: cost, or groups (hard | the others)")
     ] = "cost",
-    wrap: Annotated[
-        bool, typer.Option("--wrap", help="for textures that tile: each border continues on the opposite side")
-    ] = False,
+    wrap: option.Wrap = False,
     resume: Annotated[bool, typer.Option("--resume", help="go on where a killed run of the same call stopped")] = False,
-    model: Annotated[str, typer.Option(metavar="NAME_OR_DIR", help="bundled name, folder or hub id")] = "tiny",
+    model: option.Model = "tiny",
     backbone: Annotated[
         str | None, typer.Option(metavar="HUB_ID_OR_DIR", help="a diffusers pipeline that refines instead of Patch-DiT")
     ] = None,
@@ -100,7 +81,7 @@ def upscale(
         str | None, typer.Option(metavar="NAME", help="of Stable Diffusion as backbone: img2img (default) or stablesr")
     ] = None,
     prompt: Annotated[str | None, typer.Option(metavar="TEXT", help="for a backbone that takes one")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="patches at a time: memory, not the result")] = 32,
+    batch_size: option.BatchSize = 32,
     qmap: Annotated[
         str | None, typer.Option(metavar="FILE.png", help="draw the groups of patches; a folder for several inputs")
     ] = None,
@@ -119,14 +100,11 @@ def upscale(
         str, typer.Option(metavar="TEMPLATE", help="of results: {stem} {ext} {size} {model} {seed} {frame}")
     ] = DEFAULT_NAME,
     file_format: Annotated[
-        FileFormat | None, typer.Option("--format", help="of results without a name given [default: png]")
+        FileFormat | None, typer.Option("--format", help="of results without a name given (default: png)")
     ] = None,
-    file_quality: Annotated[int, typer.Option(min=1, max=100, help="of JPEG and WebP files")] = 95,
+    file_quality: option.FileQuality = 95,
     lossless: Annotated[bool, typer.Option("--lossless", help="WebP without loss")] = False,
-    metadata: Annotated[
-        bool,
-        typer.Option("--metadata/--no-metadata", help="keep EXIF, XMP, IPTC and note what was done, or none of it"),
-    ] = True,
+    metadata: option.Metadata = True,
     frames: Annotated[Frames, typer.Option(help="of animations and files of several pages")] = Frames.refuse,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done, and do nothing")] = False,
 ) -> None:
@@ -184,13 +162,18 @@ def upscale(
             if jobs:
                 from patchscaler.engines.load import load_engine
                 from patchscaler.engines.process import work_alone
+                from patchscaler.upscaler import Upscaler
 
                 if alone:
                     work_alone()
-                loaded = load_engine(model, engine, device=devices[0])
+                sampling = len(devices) == 1 and any(options.groups.steps)
+                loaded = load_engine(model, engine, device=devices[0], ahead=sampling)
                 if len(devices) > 1:
                     devices = devices[: most_patches(loaded.model, jobs, size, len(devices))]
-                upscaler = borrowed.upscaler(loaded) if backbone else new_upscaler(loaded, devices, split)
+                if backbone:
+                    upscaler = borrowed.upscaler(loaded)
+                else:
+                    upscaler = Upscaler(engine=loaded, workers=devices, split=split, on_loss=complain)
                 with upscaler:
                     began, budgeted = time.monotonic(), started if alone else time.perf_counter()
                     for number, job in enumerate(jobs):
@@ -199,10 +182,12 @@ def upscale(
                             enlarge = partial(
                                 upscaler, **size, options=options, resume=resume, started=budgeted, on_progress=notify
                             )
+                            make_folders(job, targets)
+                            check_names(job)
                             if job.source.animated:
-                                line = animate_job(job, targets, size, saving, enlarge)
+                                line = animate_job(job, size, saving, enlarge)
                             else:
-                                result = enlarge(read_job(job, targets, size), file=job.result)
+                                result = enlarge(read_job(job, size), file=job.result)
                                 named = None if sent is None else "standard output"
                                 line = write_job(job, result, model, saving, named)
                             typer.echo(line, err=sent is not None)
@@ -223,12 +208,6 @@ def upscale(
         raise typer.Exit(1)
 
 
-def new_upscaler(engine: "Engine", devices: Sequence[str], split: str) -> "Upscaler":
-    from patchscaler.upscaler import Upscaler
-
-    return Upscaler(engine=engine, workers=devices, split=split, on_loss=complain)
-
-
 def check_file_options(output: str | None, file_format: FileFormat | None, lossless: bool) -> None:
     """Raises ConfigError for a --format or --lossless that contradicts the ending of -o."""
     from patchscaler.imaging.files import FORMATS
@@ -237,53 +216,13 @@ def check_file_options(output: str | None, file_format: FileFormat | None, lossl
     named = FORMATS.get(suffix)
     wanted = None
     if file_format is not None and file_format is not FileFormat.same:
-        wanted = FORMATS.get(FORMAT_SUFFIXES[file_format.value])
+        wanted = FORMATS.get(file_format.suffix)
         if wanted is None:
             raise ConfigError(f"--format {file_format.value}: what writes it is not installed; choose another one")
         if named and named != wanted:
             raise ConfigError(f"--format {file_format.value} and -o {output} contradict each other; leave one out")
     if lossless and (kind := named or wanted) in ("JPEG", "AVIF"):
         raise ConfigError(f"--lossless: {kind} is never written so; choose webp, png or tif")
-
-
-def parse_options(
-    quality: str | None = None,
-    steps: str | None = None,
-    budget: float | None = None,
-    gammas: str | None = None,
-    taus: str | None = None,
-    **others: Any,
-) -> "Options":
-    """The options asked for, lists of numbers as text; raises ConfigError, which names the option."""
-    from patchscaler.options import GAMMAS, TAUS, Options
-
-    thresholds = _numbers("--gammas", gammas, float, "0.95,0.75") if gammas else GAMMAS
-    starts = _numbers("--taus", taus, int, "400,700,1000") if taus else TAUS
-    numbers = _numbers("--steps", steps, int, "8,14,20") if steps else None
-    given = {"--quality": quality, "--steps": steps, "--budget": budget, "--gammas": gammas, "--taus": taus}
-    try:
-        return Options(quality=quality, steps=numbers, budget=budget, gammas=thresholds, taus=starts, **others)
-    except ConfigError as error:
-        named = ", ".join(f"{name} {value}" for name, value in given.items() if value is not None)
-        raise ConfigError(f"{named}: {error}" if named else str(error)) from None
-
-
-def parse_steps(text: str) -> tuple[int, ...]:
-    """The steps of simple, medium and hard patches from "8,14,20"; raises ConfigError."""
-    return parse_options(steps=text).groups.steps
-
-
-def _numbers(option: str, text: str, kind: type, example: str) -> tuple[Any, ...]:
-    """As many numbers as the example has; raises ConfigError."""
-    wanted = example.count(",") + 1
-    try:
-        numbers = tuple(kind(part) for part in text.split(","))
-    except ValueError:
-        numbers = ()
-    if len(numbers) != wanted:
-        what = f"{('two', 'three')[wanted - 2]} {'whole ' if kind is int else ''}numbers"
-        raise ConfigError(f"{option} {text}: give {what} with commas, such as {example}")
-    return numbers
 
 
 def _foretell(job: Job, size: dict[str, Any]) -> bool:
@@ -299,6 +238,5 @@ def _foretell(job: Job, size: dict[str, Any]) -> bool:
     except PatchScalerError as error:
         complain(str(error) if isinstance(error, ImageReadError | ImageWriteError) else f"{job.source}: {error}")
         return False
-    sizes = " -> ".join(f"{size.width}x{size.height}" for size in (before, after))
-    typer.echo(f"{job.source} -> {job.result}: {sizes}")
+    typer.echo(f"{job.source} -> {job.result}: {before} -> {after}")
     return True

@@ -9,20 +9,19 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from patchscaler.cluster.attempts import Attempts
-from patchscaler.cluster.enlarger import Enlarger, Work, name_clashes
+import pyarrow as pa
+
 from patchscaler.cluster.manifest import Ledger, Row, rows_of, table_of
-from patchscaler.cluster.places import place_of
 from patchscaler.cluster.reading import Found, read_units
-from patchscaler.cluster.sinks import Result, Sink
+from patchscaler.cluster.retries import Retries
+from patchscaler.cluster.sinks import Sink, result_table, results_of
 from patchscaler.cluster.sources import Unit, find_units
+from patchscaler.cluster.storage import StoragePath
+from patchscaler.cluster.worker import Work, Worker, name_clashes
 from patchscaler.engines.load import check_model
 from patchscaler.errors import ConfigError, PatchScalerError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 MIB = 2**20
 BLOCK = 16 * MIB  # of Ray Data: what a task hands on at once
@@ -82,7 +81,7 @@ def run_job(
         raise ConfigError(
             f"{clash[0]}: would be the result of {clash[1]} and of {clash[2]}; rename one, or use two sinks"
         )
-    ledger, attempts = Ledger(sink.root), Attempts(sink.root)
+    ledger, retries = Ledger(sink.root), Retries(sink.root)
     ledger.open(describe(sink, work), retry_failed)
     sink.tidy(ledger.shards)
     failed_before, done, failed = ledger.failed, 0, 0
@@ -90,19 +89,19 @@ def run_job(
     todo = [unit for unit in units if unit.kind != "file" or unit.key not in ledger.keys]
     if todo:
         check_model(work.model)
-        for rows in _stream(todo, frozenset(ledger.keys), sink, work, attempts, cluster):
+        for rows in _stream(todo, frozenset(ledger.keys), sink, work, retries, cluster):
             fresh = commit(ledger, sink, rows)
             failed += sum(row.status == "failed" for row in fresh)
             done += sum(row.status == "done" for row in fresh)
             notify(done, failed)
     ledger.close()
-    attempts.forget()
+    retries.forget()
     return Outcome(done, failed, before, failed_before)
 
 
 def _not_results(units: list[Unit], source: str, sink: Sink) -> list[Unit]:
     """The units but those that lie in a sink below the source: results. Raises ConfigError where the two are one."""
-    searched, own = (str(place).rstrip("/") for place in (place_of(source), sink.root))
+    searched, own = (str(path).rstrip("/") for path in (StoragePath.at(source), sink.root))
     if searched == own:
         raise ConfigError(f"{own}: is the source too, where results would be taken for pictures; choose another sink")
     below = own.startswith(f"{searched}/")
@@ -132,7 +131,7 @@ def commit(ledger: Ledger, sink: Sink, rows: Sequence[Row]) -> list[Row]:
 
 
 def _stream(
-    todo: Sequence[Unit], done: frozenset[str], sink: Sink, work: Work, attempts: Attempts, cluster: Cluster
+    todo: Sequence[Unit], done: frozenset[str], sink: Sink, work: Work, retries: Retries, cluster: Cluster
 ) -> Iterator[list[Row]]:
     """The rows of results that have been written, part by part."""
     ray = start_ray(cluster)
@@ -145,7 +144,7 @@ def _stream(
         # Files one by one are read as many as an actor takes; others are read whole, and cut afterwards.
         files = all(unit.kind == "file" for unit in todo)
         slices = cut(len(todo), cluster.together, cluster.actors) if files else [(n, n + 1) for n in range(len(todo))]
-        blocks = [_units_table(todo[start:stop]) for start, stop in slices]
+        blocks = [table_of(Unit, todo[start:stop]) for start, stop in slices]
         known = ray.put(done) if not files else None
         dataset = ray.data.from_arrow(blocks).map_batches(
             _read, batch_size=None, batch_format="pyarrow", num_cpus=TASK_CORES, fn_kwargs={"known": [known]}
@@ -159,7 +158,7 @@ def _stream(
             compute=ray.data.ActorPoolStrategy(size=cluster.actors, max_tasks_in_flight_per_actor=IN_FLIGHT),
             num_cpus=cluster.cores,
             num_gpus=cluster.gpus or None,
-            fn_constructor_args=(work, attempts),
+            fn_constructor_args=(work, retries),
         ).map_batches(
             _write,
             batch_size=None if sink.kind == "folder" else cluster.part,
@@ -223,15 +222,7 @@ def start_ray(cluster: Cluster) -> Any:
     return ray
 
 
-def _units_table(units: Sequence[Unit]) -> "pa.Table":
-    import pyarrow as pa
-
-    kinds = {"group": pa.int64(), "first": pa.int64(), "seed": pa.int64()}
-    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in Unit._fields])
-    return pa.Table.from_pylist([unit._asdict() for unit in units], schema=schema)
-
-
-def _read(units: "pa.Table", known: list[Any]) -> "Iterator[pa.Table]":
+def _read(units: pa.Table, known: list[Any]) -> Iterator[pa.Table]:
     """A reading task."""
     import ray
 
@@ -240,47 +231,25 @@ def _read(units: "pa.Table", known: list[Any]) -> "Iterator[pa.Table]":
     for found in read_units([Unit(**row) for row in units.to_pylist()], done):
         pile.append(found)
         if sum(len(each.data or b"") for each in pile) >= BLOCK // 2:
-            yield found_table(pile)
+            yield table_of(Found, pile)
             pile = []
-    yield found_table(pile)
+    yield table_of(Found, pile)
 
 
 class _Actor:
-    """An actor's side of Ray Data around the Enlarger."""
+    """An actor's side of Ray Data around the worker."""
 
-    def __init__(self, work: Work, attempts: Attempts) -> None:
-        self.enlarger = Enlarger(work, attempts)
+    def __init__(self, work: Work, retries: Retries) -> None:
+        self.worker = Worker(work, retries)
 
-    def __call__(self, pictures: "pa.Table") -> "Iterator[pa.Table]":
+    def __call__(self, pictures: pa.Table) -> Iterator[pa.Table]:
         if not len(pictures):
             yield result_table([])
             return
-        for result in self.enlarger([Found(**row) for row in pictures.to_pylist()]):
+        for result in self.worker([Found(**row) for row in pictures.to_pylist()]):
             yield result_table([result])
 
 
-def _write(results: "pa.Table", sink: Sink) -> "pa.Table":
+def _write(results: pa.Table, sink: Sink) -> pa.Table:
     """A writing task."""
-    more = (results[name].to_pylist() for name in Result._fields[1:])
-    return table_of(sink.write([Result(*each) for each in zip(rows_of(results), *more, strict=True)]))
-
-
-def found_table(pictures: Sequence[Found]) -> "pa.Table":
-    import pyarrow as pa
-
-    kinds = {"seed": pa.int64(), "data": pa.large_binary(), "fields": pa.large_binary()}
-    schema = pa.schema([(name, kinds.get(name, pa.string())) for name in Found._fields])
-    return pa.Table.from_pylist([found._asdict() for found in pictures], schema=schema)
-
-
-def result_table(results: Sequence[Result]) -> "pa.Table":
-    import pyarrow as pa
-
-    table = table_of([result.row for result in results])
-    for name, kind in (("data", pa.large_binary()), ("sample", pa.string()), ("fields", pa.large_binary())):
-        table = table.append_column(name, pa.array([getattr(result, name) for result in results], kind))
-    return table
-
-
-def sink_of(url: str, kind: str) -> Sink:
-    return Sink(place_of(url), kind)
+    return table_of(Row, sink.write(results_of(results)))

@@ -9,13 +9,14 @@ import io
 import json
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, get_args, get_type_hints
 
-from patchscaler.cluster.places import Place
+import pyarrow as pa
+import pyarrow.compute as compute
+import pyarrow.parquet as parquet
+
+from patchscaler.cluster.storage import StoragePath
 from patchscaler.errors import ConfigError
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 FOLDER = "_batch"  # in the sink
 JOB, MANIFEST, FAILURES, PARTS = "job.json", "manifest.parquet", "failures.parquet", "parts"
@@ -61,7 +62,7 @@ class Row(NamedTuple):
 class Ledger:
     """The manifest of one sink. One process at a time writes it: the job's driver."""
 
-    def __init__(self, root: Place) -> None:
+    def __init__(self, root: StoragePath) -> None:
         self.folder = root / FOLDER
         self.keys: set[str] = set()
         self.shards: set[str] = set()
@@ -72,16 +73,16 @@ class Ledger:
 
         job  what the results depend on, as JSON
         """
-        place = self.folder / JOB
-        if place.exists():
-            before = json.loads(place.read())
+        file = self.folder / JOB
+        if file.exists():
+            before = json.loads(file.read())
             differing = [name for name in sorted({*before, *job}) if before.get(name) != job.get(name)]
             if differing:
                 name = differing[0]
                 was = f"{name} {json.dumps(before.get(name))} instead of {json.dumps(job.get(name))}"
                 raise ConfigError(f"{self.folder}: belongs to a job with {was}; use the same options or another sink")
         else:
-            place.write((json.dumps(job, indent=2) + "\n").encode())
+            file.write((json.dumps(job, indent=2) + "\n").encode())
         done, failed = self.close(keep_failed=not retry_failed)
         self.keys = {*done["key"].to_pylist(), *failed["key"].to_pylist()}
         self.shards, self.failed = set(done["shard"].to_pylist()), len(failed)
@@ -89,18 +90,16 @@ class Ledger:
     def add(self, rows: Sequence[Row]) -> None:
         """Commit a part: once this has returned, its pictures are done."""
         keys = [row.key for row in rows]
-        (self.folder / PARTS / f"{part_name(keys)}.parquet").write(_encoded(table_of(rows)))
+        (self.folder / PARTS / f"{part_name(keys)}.parquet").write(encoded(table_of(Row, rows)))
         self.keys.update(keys)
 
-    def close(self, keep_failed: bool = True) -> "tuple[pa.Table, pa.Table]":
+    def close(self, keep_failed: bool = True) -> tuple[pa.Table, pa.Table]:
         """One manifest and one table of failures instead of many parts; both. If cut off, nothing is lost."""
-        import pyarrow as pa
-        import pyarrow.compute as compute
-
         folder = self.folder / PARTS
         parts = [part for part in folder.files() if part.name.endswith(".parquet")] if folder.exists() else []
-        kept = [place for place in (self.folder / MANIFEST, self.folder / FAILURES) if place.exists()]
-        rows = pa.concat_tables([table_of([]), *(_read(place) for place in (*kept, *parts))])
+        kept = [file for file in (self.folder / MANIFEST, self.folder / FAILURES) if file.exists()]
+        read = (parquet.read_table(io.BytesIO(file.read())).select(Row._fields) for file in (*kept, *parts))
+        rows = pa.concat_tables([table_of(Row, []), *read])
         # A part may be in the manifest already, and not have been removed any more.
         first = {key: number for number, key in reversed(list(enumerate(rows["key"].to_pylist())))}
         rows = rows.take(pa.array([first[key] for key in sorted(first)], pa.int64()))
@@ -108,7 +107,7 @@ class Ledger:
         if not keep_failed:
             failed = failed.slice(0, 0)
         for name, table in ((MANIFEST, done), (FAILURES, failed)):
-            (self.folder / name).write(_encoded(table))
+            (self.folder / name).write(encoded(table))
         for part in parts:
             part.remove()
         return done, failed
@@ -124,28 +123,20 @@ def is_part_name(name: str, suffix: str) -> bool:
     return re.fullmatch(rf"part-[0-9a-f]{{16}}{re.escape(suffix)}", name) is not None
 
 
-def table_of(rows: Sequence[Row]) -> "pa.Table":
-    """An Arrow table with the columns of Row, also where there are no rows."""
-    import pyarrow as pa
-
-    kinds = {str: pa.string(), int: pa.int64(), float: pa.float64()}
-    schema = pa.schema([(name, kinds[kind]) for name, kind in Row.__annotations__.items()])
+def table_of(kind: Any, rows: Sequence[Any]) -> pa.Table:
+    """An Arrow table with the columns of a named tuple of text, numbers and bytes, also where there are no rows."""
+    kinds = {str: pa.string(), int: pa.int64(), float: pa.float64(), bytes: pa.large_binary()}
+    hints = {name: (get_args(hint) or (hint,))[0] for name, hint in get_type_hints(kind).items()}  # X of X | None
+    schema = pa.schema([(name, kinds[hint]) for name, hint in hints.items()])
     return pa.Table.from_pylist([row._asdict() for row in rows], schema=schema)
 
 
-def rows_of(table: "pa.Table") -> list[Row]:
+def rows_of(table: pa.Table) -> list[Row]:
     return [Row(**row) for row in table.select(Row._fields).to_pylist()]
 
 
-def _encoded(table: "pa.Table") -> bytes:
-    import pyarrow.parquet as parquet
-
+def encoded(table: pa.Table, **options: Any) -> bytes:
+    """A table as a Parquet file."""
     file = io.BytesIO()
-    parquet.write_table(table, file)
+    parquet.write_table(table, file, **options)
     return file.getvalue()
-
-
-def _read(place: Place) -> "pa.Table":
-    import pyarrow.parquet as parquet
-
-    return parquet.read_table(io.BytesIO(place.read())).select(Row._fields)

@@ -7,9 +7,22 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from patchscaler.cluster.names import NOT_TEXT, is_text, seed_of, shown, texts_of
-from patchscaler.cluster.places import place_of
-from patchscaler.cluster.sources import BYTES_COLUMNS, NAME_COLUMNS, Unit, first_of, stem_of
+import pyarrow as pa
+import pyarrow.parquet as parquet
+
+from patchscaler.cluster.sources import (
+    BYTES_COLUMNS,
+    NAME_COLUMNS,
+    NOT_TEXT,
+    Unit,
+    first_of,
+    is_text,
+    seed_of,
+    shown,
+    stem_of,
+    texts_of,
+)
+from patchscaler.cluster.storage import StoragePath
 from patchscaler.errors import ImageReadError, PatchScalerError
 
 READERS = 8  # files that one task reads at a time: it mostly waits
@@ -31,10 +44,8 @@ class Found(NamedTuple):
     fields: bytes | None = None
 
 
-def packed(fields: "dict[str, Any] | Any") -> bytes | None:
+def packed(fields: dict[str, Any] | pa.Table) -> bytes | None:
     """A sample's other fields, a dict of bytes or an Arrow table of one row, as bytes; None where there are none."""
-    import pyarrow as pa
-
     table = pa.table({name: [value] for name, value in fields.items()}) if isinstance(fields, dict) else fields
     if not table.num_columns:
         return None
@@ -44,10 +55,8 @@ def packed(fields: "dict[str, Any] | Any") -> bytes | None:
     return bytes(sink.getvalue())
 
 
-def unpacked(fields: bytes | None) -> Any:
+def unpacked(fields: bytes | None) -> pa.Table:
     """The Arrow table of one row that was `packed`; of none where there are no fields."""
-    import pyarrow as pa
-
     return pa.table({}) if fields is None else pa.ipc.open_stream(fields).read_all()
 
 
@@ -63,12 +72,13 @@ def read_units(units: Sequence[Unit], done: Collection[str] = frozenset()) -> It
 
 
 def _read_file(unit: Unit) -> Found:
+    found = Found(unit.key, unit.name, unit.seed, None, unit.reason)
     if unit.reason is not None:
-        return Found(unit.key, unit.name, unit.seed, None, unit.reason)
+        return found
     try:
-        return Found(unit.key, unit.name, unit.seed, place_of(unit.url).read())
+        return found._replace(data=StoragePath.at(unit.url).read())
     except PatchScalerError as error:
-        return Found(unit.key, unit.name, unit.seed, None, str(error))
+        return found._replace(reason=str(error))
 
 
 def _read_all(unit: Unit, done: Collection[str]) -> Iterator[Found]:
@@ -97,11 +107,8 @@ def _read_rows(unit: Unit) -> Iterator[Found]:
 
     The other columns belong to them.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as parquet
-
-    place = place_of(unit.url)
-    with place.fs.open(place.path, "rb") as file:
+    source = StoragePath.at(unit.url)
+    with source.fs.open(source.path, "rb") as file:
         table = parquet.ParquetFile(file)
         names = table.schema_arrow.names
         data, name = first_of(BYTES_COLUMNS, names), first_of(NAME_COLUMNS, names)
@@ -176,8 +183,8 @@ def _read_tar(unit: Unit) -> Iterator[Found]:
 
 
 def _members(unit: Unit) -> Iterator[_Member]:
-    place = place_of(unit.url)
-    with place.fs.open(place.path, "rb") as file, tarfile.open(fileobj=io.BufferedReader(file), mode="r|*") as tar:
+    source = StoragePath.at(unit.url)
+    with source.fs.open(source.path, "rb") as file, tarfile.open(fileobj=io.BufferedReader(file), mode="r|*") as tar:
         for member in tar:
             if member.isfile():
                 content = tar.extractfile(member)

@@ -10,9 +10,11 @@ from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 from typing import Any, NamedTuple
 
-from patchscaler.cluster.manifest import FOLDER, Row, is_part_name, part_name
-from patchscaler.cluster.places import Place, is_own_leftover
+import pyarrow as pa
+
+from patchscaler.cluster.manifest import FOLDER, Row, encoded, is_part_name, part_name, rows_of, table_of
 from patchscaler.cluster.reading import unpacked
+from patchscaler.cluster.storage import StoragePath, is_own_leftover
 from patchscaler.errors import ConfigError, ImageReadError, ImageWriteError
 
 KINDS = ("folder", "shards", "parquet")
@@ -28,11 +30,31 @@ class Result(NamedTuple):
     fields: bytes | None = None
 
 
+def result_table(results: Sequence[Result]) -> pa.Table:
+    """The columns of Row, and those of Result beside them."""
+    table = table_of(Row, [result.row for result in results])
+    for name, kind in (("data", pa.large_binary()), ("sample", pa.string()), ("fields", pa.large_binary())):
+        table = table.append_column(name, pa.array([getattr(result, name) for result in results], kind))
+    return table
+
+
+def results_of(table: pa.Table) -> list[Result]:
+    more = (table[name].to_pylist() for name in Result._fields[1:])
+    return [Result(*each) for each in zip(rows_of(table), *more, strict=True)]
+
+
 class Sink(NamedTuple):
     """root: a folder, anywhere; kind: one of KINDS."""
 
-    root: Place
+    root: StoragePath
     kind: str
+
+    @classmethod
+    def at(cls, url: str, kind: str) -> "Sink":
+        """Raises ConfigError."""
+        if kind not in KINDS:
+            raise ConfigError(f"--to {kind}: choose {', '.join(KINDS)}")
+        return cls(StoragePath.at(url), kind)
 
     def write(self, results: Sequence[Result]) -> list[Row]:
         """The files of these results; their rows, completed, in the same order. What can't be written fails."""
@@ -53,12 +75,12 @@ class Sink(NamedTuple):
             return result.row
         from patchscaler.imaging.searching import is_result
 
-        place = self.root / result.row.result
+        file = self.root / result.row.result
         try:
-            if place.exists() and not is_result(place.read()):
+            if file.exists() and not is_result(file.read()):
                 cure = "move it away, or choose another sink"
-                raise ImageWriteError(f"{place}: exists and is no result of PatchScaler; {cure}")
-            place.write(result.data)
+                raise ImageWriteError(f"{file}: exists and is no result of PatchScaler; {cure}")
+            file.write(result.data)
         except (ImageReadError, ImageWriteError) as error:
             return result.row._replace(status="failed", reason=str(error))
         return result.row
@@ -68,19 +90,13 @@ class Sink(NamedTuple):
         if not self.root.exists():
             return []
         gone = []
-        for path in self.root.fs.find(self.root.path):
-            name, place = PurePosixPath(path).name, Place(self.root.fs, path)
-            orphan = self.kind != "folder" and is_part_name(name, SUFFIXES[self.kind])
-            if is_own_leftover(name) or (orphan and f"/{FOLDER}/" not in path and name not in committed):
-                place.remove()
-                gone.append(name)
+        for file in self.root.files(hidden=True):
+            part = self.kind != "folder" and is_part_name(file.name, SUFFIXES[self.kind])
+            orphan = part and f"/{FOLDER}/" not in file.path and file.name not in committed
+            if is_own_leftover(file.name) or orphan:
+                file.remove()
+                gone.append(file.name)
         return gone
-
-
-def check_kind(kind: str) -> str:
-    if kind not in KINDS:
-        raise ConfigError(f"--to {kind}: choose {', '.join(KINDS)}")
-    return kind
 
 
 def _tar_of(results: Sequence[Result]) -> bytes:
@@ -98,11 +114,10 @@ def _tar_of(results: Sequence[Result]) -> bytes:
                 sample = str(path.with_name(path.stem.replace(".", "_")))
             taken.add(sample)
             (values,) = unpacked(result.fields).to_pylist() or [{}]
-            fields = {name: _as_member(value) for name, value in values.items()}
-            row = ".patchscaler.json" if "json" in fields else ".json"
-            members = {path.suffix: result.data, **{f".{name}": data for name, data in fields.items()}}
-            for suffix, data in {**members, row: _described(result.row)}.items():
-                assert data is not None
+            row = ".patchscaler.json" if "json" in values else ".json"
+            members = {path.suffix: result.data, **{f".{name}": value for name, value in values.items()}}
+            for suffix, value in {**members, row: json.dumps(result.row._asdict(), ensure_ascii=False) + "\n"}.items():
+                data = _as_member(value)
                 member = tarfile.TarInfo(sample + suffix)
                 member.size, member.mode = len(data), 0o644
                 tar.addfile(member, io.BytesIO(data))
@@ -116,15 +131,8 @@ def _as_member(value: Any) -> bytes:
     return (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)).encode()
 
 
-def _described(row: Row) -> bytes:
-    return (json.dumps(row._asdict(), ensure_ascii=False) + "\n").encode()
-
-
 def _table_of(results: Sequence[Result]) -> bytes:
     """Columns key (the sample's own where it has one), name and bytes, and its fields."""
-    import pyarrow as pa
-    import pyarrow.parquet as parquet
-
     columns: dict[str, Any] = {
         "key": pa.array([result.sample or result.row.key for result in results], pa.string()),
         "name": pa.array([result.row.result for result in results], pa.string()),
@@ -138,6 +146,4 @@ def _table_of(results: Sequence[Result]) -> bytes:
             columns[name] = pa.array([value if value is None else str(value) for value in values], pa.string())
         else:
             columns[name] = pa.array(values, kinds.pop())
-    file = io.BytesIO()
-    parquet.write_table(pa.table(columns), file, compression="none")  # pictures are compressed already
-    return file.getvalue()
+    return encoded(pa.table(columns), compression="none")  # pictures are compressed already

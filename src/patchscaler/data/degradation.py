@@ -118,12 +118,14 @@ class DegradationConfig:
 
     first: OrderConfig = FIRST_ORDER
     second: OrderConfig | None = SECOND_ORDER
+    second_probability: float = 1.0  # of its blur, resize and noise; its JPEG is always there
     final_sinc_probability: float = 0.8
     final_sinc_size: tuple[int, int] = (7, 21)
     final_sinc_cutoff: tuple[float, float] = (np.pi / 3, np.pi)  # radians a pixel
 
     def __post_init__(self) -> None:
-        _check_probability("final_sinc_probability", self.final_sinc_probability)
+        for name in ("final_sinc_probability", "second_probability"):
+            _check_probability(name, getattr(self, name))
         _check_sizes("final_sinc_size", self.final_sinc_size)
         _check_range("final_sinc_cutoff", self.final_sinc_cutoff, 0.1, np.pi)
 
@@ -146,6 +148,20 @@ class DegradationConfig:
             jpeg_quality=(70, 95),
         )
         return cls(first=order, second=None, final_sinc_probability=0.0)
+
+    @classmethod
+    def resshift(cls) -> "DegradationConfig":
+        """Yue et al., "ResShift", 2023: Real-ESRGAN's model with the milder values of its published test set."""
+        first = OrderConfig(
+            kernel_size=(3, 11),
+            kernel_probabilities=(0.6, 0.4, 0.0, 0.0, 0.0, 0.0),
+            blur_sigma=(0.2, 0.8),
+            resize_scale=(0.5, 1.5),
+            gaussian_sigma=(1.0, 15.0),
+            poisson_scale=(0.05, 0.3),
+            jpeg_quality=(70, 95),
+        )
+        return cls(first, OrderConfig(jpeg_quality=(80, 100)), 0.0, final_sinc_probability=0.2, final_sinc_size=(3, 5))
 
     @classmethod
     def bicubic(cls) -> "DegradationConfig":
@@ -190,7 +206,8 @@ def _degrade_twice(
         x = _blur_resize_noise(x, config.first, (height, width), generator)
         x = jpeg(x, config.first.jpeg_quality, generator)
         last = config.second
-    x = _blur_resize_noise(x, last, target, generator)
+    if config.second is None or config.second_probability == 1 or generator.random() < config.second_probability:
+        x = _blur_resize_noise(x, last, target, generator)
     if generator.random() < 0.5:
         x = _finish(x, config, last, target, generator)
         x = jpeg(x, last.jpeg_quality, generator)

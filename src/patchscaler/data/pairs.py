@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -22,6 +23,7 @@ CONDITIONS: dict[str, DegradationConfig | CameraConfig] = {
     "camera": CameraConfig(),
     "mild": DegradationConfig.mild(),
     "real_esrgan": DegradationConfig.real_esrgan(),
+    "resshift": DegradationConfig.resshift(),
 }
 
 
@@ -79,18 +81,32 @@ class ValidationPicture(NamedTuple):
 
 
 def validation_pictures(
-    folder: str | Path, condition: str = "bicubic", seed: int = 0, side: int | None = None
+    folder: str | Path,
+    condition: str = "bicubic",
+    seed: int = 0,
+    side: int | None = None,
+    drawn: int = 0,
+    shrink: bool = False,
 ) -> Iterator[ValidationPicture]:
     """The pictures of a folder with LR inputs, one at a time; pictures below 64 pixels are left out.
 
     condition  one of CONDITIONS; the n-th picture's degradation is a function of (seed, n)
     side       cut the centre of this side; sides become multiples of 16 in any case
+    drawn      so many pictures alone, which the seed chooses; 0: all
+    shrink     reduce a picture until its shorter side is `side`, before it is cut
 
     Raises DataError as PicturePool does.
     """
-    number = 0
-    for path in picture_files(Path(folder)):
+    number, files = 0, picture_files(Path(folder))
+    if drawn:
+        chosen = np.random.default_rng(seed).permutation(len(files))[:drawn]
+        files = [files[place] for place in sorted(chosen.tolist())]
+    for path in files:
         picture = read_rgb(path)
+        if side and shrink and (least := min(picture.shape[:2])) > side:
+            height, width = (round(length * side / least) for length in picture.shape[:2])
+            image = Image.fromarray(picture).resize((width, height), Image.Resampling.BICUBIC)
+            picture = np.asarray(image)
         if min(picture.shape[:2]) < 64:
             continue
         height, width = ((side or picture.shape[0]), (side or picture.shape[1]))

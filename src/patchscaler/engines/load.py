@@ -10,15 +10,22 @@ from patchscaler.engines.protocol import Engine
 from patchscaler.errors import ConfigError
 from patchscaler.storage import BUNDLED, fetch_model
 
+LATER = ("second_restorer", "fusion")  # sessions that only degraded pictures need
+
 
 def load_engine(
-    model: str | Path | None = None, engine: str = "auto", device: str = "auto", threads: int | None = None
+    model: str | Path | None = None,
+    engine: str = "auto",
+    device: str = "auto",
+    threads: int | None = None,
+    ahead: bool = False,
 ) -> Engine:
     """The networks of a model (None: the bundled one; else a bundled name, a folder or a hub id) on a device, in the
     precision that is fastest there.
 
     engine   see `choose_engine`; "auto" takes torch for models without graphs, too
     threads  of the processor; None: all
+    ahead    the light engine begins at once to get ready what any picture with sampling steps needs
 
     Raises WeightsError, ConfigError.
     """
@@ -26,7 +33,9 @@ def load_engine(
     name = str(model or folder.name)
     if chosen == "onnx":
         try:
-            return OnnxEngine(folder, name, threads or 0)
+            light = OnnxEngine(folder, name, threads or 0)
+            light.prepare(*(network for network in light.networks if ahead and network not in LATER))
+            return light
         except ConfigError:  # no graphs fit
             if engine == "onnx" or find_spec("torch") is None:
                 raise

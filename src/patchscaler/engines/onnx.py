@@ -2,9 +2,9 @@
 weights are the safetensors of the model folder."""
 
 import hashlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property, partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from patchscaler.errors import ConfigError, WeightsError
 from patchscaler.imaging.dct import BlockDct
 from patchscaler.imaging.tiles import OVERLAP
 from patchscaler.pgs.gate import Gate
+from patchscaler.pgs.sampling import runs, side_by_side
 from patchscaler.pgs.schedule import alphas_from
 from patchscaler.storage import BUNDLED, check_shapes, read_json, read_shapes, weight_files
 
@@ -60,7 +61,8 @@ class OnnxEngine:
         self.folder, self.threads = Path(folder), threads or usable_cores()
         self._graphs, self._parts = graphs_for(self.folder)
         self.model = describe(self.folder, name or self.folder.name)
-        self._sessions: dict[str, Any] = {}
+        self._sessions: dict[str, Future[Any]] = {}
+        self._maker = ThreadPoolExecutor(1)
 
     def restore(self, pixels: Array) -> Restored:
         latents, log_error, features = self.session("restorer").run(None, {"pixels": pixels})
@@ -104,7 +106,8 @@ class OnnxEngine:
         return prediction
 
     def decode(self, latents: Array) -> Array:
-        mean, std = self._statistics
+        assert self.model.dct is not None
+        mean, std = self.model.dct.statistics
         pixels: Array = self.session("decoder").run(None, {"latents": latents, "mean": mean, "std": std})[0]
         return pixels
 
@@ -128,13 +131,6 @@ class OnnxEngine:
         return {"memory_keys": np.ascontiguousarray(keys.T), "memory_values": values, "value_scale": scale}
 
     @cached_property
-    def _statistics(self) -> tuple[Array, Array]:
-        """Mean and standard deviation of the latents (c,1,1)."""
-        assert self.model.dct
-        mean, std = (np.array(x, np.float32)[:, None, None] for x in (self.model.dct.mean, self.model.dct.std))
-        return mean, std
-
-    @cached_property
     def _nothing(self) -> Texture:
         """Of no patch."""
         dit, encoder = (read_json(self.folder / part / "config.json") for part in ("patch_dit", "texture_encoder"))
@@ -143,18 +139,21 @@ class OnnxEngine:
         return Texture(np.zeros((*shape, width, tokens), np.float32), np.zeros((*shape, tokens, width), np.float32))
 
     def _read(self, texture: Texture | None, rows: Indices) -> Texture:
-        """Of these patches; those that lie side by side, as they mostly do, need no copy."""
+        """Of these patches."""
         if texture is None or not len(rows):
             return self._nothing
-        first, last = int(rows[0]), int(rows[-1])
-        places = slice(first, last + 1) if last - first + 1 == len(rows) else rows
-        return Texture(texture.keys[places], texture.values[places])
+        return Texture(*(part[side_by_side(rows)] for part in texture))
 
     def session(self, network: str) -> Any:
         """Of one of `networks`, made when it is first asked."""
-        if network not in self._sessions:
-            self._sessions[network] = self._start(network)
-        return self._sessions[network]
+        self.prepare(network)
+        return self._sessions[network].result()
+
+    def prepare(self, *networks: str) -> None:
+        """Begins to make the sessions of these, one after the other, in the background: a third of a second's work."""
+        for network in networks:
+            if network not in self._sessions:
+                self._sessions[network] = self._maker.submit(self._start, network)
 
     def _start(self, network: str) -> Any:
         import onnxruntime
@@ -247,9 +246,3 @@ def describe(folder: Path, name: str) -> ModelInfo:
         gate=None if gate is None else Gate(gate["gate_limit"], gate["gate_reach"], gate["gate_share"]),
         dct=BlockDct(luma, chroma, tuple(mean), tuple(std)),
     )
-
-
-def runs(t: Indices) -> Iterator[slice]:
-    """Rows of a batch that share a time step, which lie side by side."""
-    edges = [0, *(np.flatnonzero(np.diff(t)) + 1).tolist(), len(t)]
-    return (slice(first, last) for first, last in pairwise(edges))

@@ -4,14 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
-
 from patchscaler.imaging.dct import BlockDct
+from patchscaler.imaging.shapes import Array, Indices
 from patchscaler.pgs.gate import Gate
-
-Array = NDArray[np.float32]
-Indices = NDArray[np.int64]
 
 
 class Restored(NamedTuple):
@@ -33,7 +28,7 @@ class ModelInfo:
     eta              difficulty scale of the confidence, Eq. 1
     alphas           ᾱ_t of the noise schedule (T,)
     prediction_type  of Patch-DiT: "sample", "epsilon" or "v_prediction"
-    prompt_limit     patches of a larger mean log error read no texture prompt; None: all do
+    prompt_limit     patches of a larger mean log error read no prompt; None: all do
     restore_reach    latents on each side that `restore` depends on; None: it has to see the whole picture at once
     restore_area     latents, halo included, in one call of `restore`: bounds the memory, changes nothing else
     decode_reach, decode_area  likewise of `decode`
@@ -84,7 +79,7 @@ class Engine(Protocol):
         ...
 
     def prompt(self, coarse: Array, rows: Indices, texture: Any, count: int) -> Any:
-        """Algorithm 1 for coarse patches (n,c,V,V): keys and values of the textures most like each.
+        """Algorithm 1 for coarse patches (n,c,V,V): keys and values of the textures most like each, or of its caption.
 
         texture  of `count` patches, which the result is written into at `rows`; None: a new one, of zeros
         returns  texture, which only this engine can read

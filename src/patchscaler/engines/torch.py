@@ -1,10 +1,10 @@
 """The engine of torch: any device, any preset, bfloat16 where that is fast, offloaded networks too."""
 
 import hashlib
+import math
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,9 +16,10 @@ from patchscaler.engines.protocol import Array, Indices, ModelInfo, Restored
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.folded_dit import FoldedDiT
 from patchscaler.models.latents import DCT_AREA, KL_AREA, decode_latents, decode_reach
-from patchscaler.models.model import PARTS, SAMPLING_PARTS, SECOND_PARTS, Model, pack, unpack
+from patchscaler.models.model import PARTS, SECOND_PARTS, Model, pack, unpack
 from patchscaler.models.open_weights import weights_lie_open
 from patchscaler.models.patch_dit import TextureCache
+from patchscaler.pgs.sampling import runs, side_by_side
 
 # Latents, halo included, restored at once: about 0.5 GiB with the `tiny` restorer.
 RESTORE_AREA = 130_000
@@ -36,7 +37,8 @@ class TorchEngine:
         self.device, self.dtype = str(networks.device), str(networks.dtype).removeprefix("torch.")
         self._open = weights_lie_open(networks.patch_dit)
         self._folding = threading.local()  # of each thread, as it remembers the weights of its newest step
-        self.copies = all(weights_lie_open(getattr(networks, name)) for name in SAMPLING_PARTS)
+        writes = networks.patch_dit.config["prompt"] == "text"  # with networks that aren't among the parts
+        self.copies = not writes and all(map(weights_lie_open, networks.sampling_parts.values()))
 
     @property
     def threads(self) -> int:
@@ -56,7 +58,7 @@ class TorchEngine:
         """Keys and values; or the tokens alone, where a layer's weights are at hand in Patch-DiT's forward only."""
         patches = self._tensor(coarse)
         found: Sequence[Tensor]
-        found = self.networks.prompt(patches) if self._open else [self.networks.texture_tokens(patches)]
+        found = self.networks.prompt(patches) if self._open else [self.networks.prompt_tokens(patches)]
         if texture is None:
             texture = [part.new_zeros(count, *part.shape[1:]) for part in found]
         for whole, part in zip(texture, found, strict=True):
@@ -73,8 +75,8 @@ class TorchEngine:
             return _array(self.networks.patch_dit(x, torch.from_numpy(t).to(self._device), y0, error, read))
         folded = self._folding.__dict__.setdefault("dit", FoldedDiT(self.networks.patch_dit))
         prediction = np.empty_like(x_t)
-        for own in _runs(t):
-            cache = None if texture is None else TextureCache(*(part[_places(rows[own])] for part in texture))
+        for own in runs(t):
+            cache = None if texture is None else TextureCache(*(part[side_by_side(rows[own])] for part in texture))
             prediction[own] = _array(folded(x[own], int(t[own.start]), y0[own], error[own], cache))
         return prediction
 
@@ -117,7 +119,7 @@ def describe(networks: Model, name: str) -> ModelInfo:
         eta=1.0 if restorer is None else restorer.eta,
         alphas=networks.alphas,
         prediction_type=config["prediction_type"],
-        prompt_limit=config["prompt_limit"],
+        prompt_limit=-math.inf if config["prompt"] == "none" else config["prompt_limit"],
         restore_reach=getattr(restorer, "reach", None),
         restore_area=RESTORE_AREA,
         decode_reach=0 if autoencoder is None else decode_reach(autoencoder),
@@ -135,15 +137,3 @@ def _unpacked(packed: dict[str, Any], name: str, device: str, threads: int) -> T
 def _array(tensor: Tensor) -> Array:
     array: Array = tensor.float().cpu().numpy()
     return array
-
-
-def _runs(t: Indices) -> list[slice]:
-    """Rows of a batch that share a time step, which lie side by side."""
-    edges = [0, *(np.flatnonzero(np.diff(t)) + 1).tolist(), len(t)]
-    return [slice(first, last) for first, last in pairwise(edges)]
-
-
-def _places(rows: Indices) -> slice | Tensor:
-    """As a slice where they lie side by side, which needs no copy."""
-    first, last = int(rows[0]), int(rows[-1])
-    return slice(first, last + 1) if last - first + 1 == len(rows) else torch.from_numpy(rows)

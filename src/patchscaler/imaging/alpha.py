@@ -1,11 +1,11 @@
 """Transparency: colours for clear pixels, which a model must not mix in as they are, and an alpha without ripples."""
 
 import numpy as np
-from jaxtyping import Float
 from numpy import ndarray
 from PIL import Image
 
 from patchscaler.imaging.geometry import Size
+from patchscaler.imaging.shapes import Float
 
 REACH = 1  # px: an edge lies between neighbours; what a model makes of it farther away is ripple
 

@@ -3,8 +3,9 @@
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from numpy import ndarray
+
+from patchscaler.imaging.shapes import Float
 
 # Choice: one more than is usual: the band that five leave has noisy inputs' coarse grain in it (docs/lab/steps.md)
 COLOUR_LEVELS = 6

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchscaler.imaging.geometry import STRIDE
+from patchscaler.imaging.shapes import Array
 
 # JPEG's full-range YCbCr (BT.601), rows Y, Cb, Cr; chroma is centred on 0.
 _RGB_TO_YCBCR = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
@@ -22,17 +23,23 @@ class BlockDct:
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
-    def inverse(self, latents: NDArray[np.float32], side: int) -> NDArray[np.float32]:
+    @property
+    def statistics(self) -> tuple[Array, Array]:
+        """Mean and standard deviation (c,1,1)."""
+        mean, std = (np.array(values, np.float32)[:, None, None] for values in (self.mean, self.std))
+        return mean, std
+
+    def inverse(self, latents: Array, side: int) -> Array:
         """Latents (n,c,h,w) -> (n,3,side h,side w) by their lowest frequencies: 1, 2, 4 or 8 pixels each."""
         _, synthesis = dct_bases(self.luma, self.chroma, side)
-        mean, std = (np.array(values, np.float32)[:, None, None] for values in (self.mean, self.std))
+        mean, std = self.statistics
         n, _, height, width = latents.shape
         blocks = np.tensordot(latents * std + mean, synthesis, axes=(1, 0))  # (n,h,w,3,side,side)
         return blocks.transpose(0, 3, 1, 4, 2, 5).reshape(n, 3, side * height, side * width)
 
 
 @functools.lru_cache
-def dct_bases(luma: int, chroma: int, side: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def dct_bases(luma: int, chroma: int, side: int) -> tuple[Array, Array]:
     """Analysis kernels (c,3,8,8) and synthesis kernels (c,3,side,side) of the truncated block DCT in YCbCr.
 
     c = luma + 2 chroma. With fewer than 8 pixels a side the blocks are drawn small, as by decoders of JPEG files: of

@@ -51,19 +51,26 @@ def read_picture(source: Source, *, frame: int | None = None, max_pixels: int = 
     mode, an animation or several pages where no frame is given, or of more than `max_pixels` pixels (by its header,
     before anything is decoded).
     """
-    picture, remarks = _mended(file_of(source), max_pixels, lambda file: _read(file, frame, max_pixels))
+
+    def read(file: PictureFile) -> Picture:
+        with _at_frame(file, frame, max_pixels) as (image, number):
+            picture = decode(image, read_samples(image, lambda: open_picture(file, number)))
+            return replace(picture, remarks=(*picture.remarks, *colour_remarks(file.head(), image.info)))
+
+    picture, remarks = _mended(file_of(source), max_pixels, read)
     return replace(picture, remarks=(*picture.remarks, *remarks))
-
-
-def _read(file: PictureFile, frame: int | None, max_pixels: int) -> Picture:
-    with _at_frame(file, frame, max_pixels) as (image, number):
-        picture = decode(image, read_samples(image, lambda: open_picture(file, number)))
-        return replace(picture, remarks=(*picture.remarks, *colour_remarks(file.head(), image.info)))
 
 
 def read_size(source: Source, *, frame: int | None = None, max_pixels: int = MAX_PIXELS) -> Size:
     """The size that `read_picture` would return, from the file's header; raises as it does, but for damaged pixels."""
-    return _mended(file_of(source), max_pixels, lambda file: _read_size(file, frame, max_pixels))[0]
+
+    def read(file: PictureFile) -> Size:
+        with _at_frame(file, frame, max_pixels) as (image, _):
+            size = Size(image.height, image.width)
+            turned = read_orientation(image) > 4 and image.format != "TIFF"  # whose size Pillow has turned already
+            return Size(size.width, size.height) if turned else size
+
+    return _mended(file_of(source), max_pixels, read)[0]
 
 
 def _mended(file: PictureFile, max_pixels: int, read: Callable[[PictureFile], T]) -> tuple[T, list[str]]:
@@ -75,13 +82,6 @@ def _mended(file: PictureFile, max_pixels: int, read: Callable[[PictureFile], T]
         if mended is None:
             raise
         return read(mended.file), [mended.remark]
-
-
-def _read_size(file: PictureFile, frame: int | None, max_pixels: int) -> Size:
-    with _at_frame(file, frame, max_pixels) as (image, _):
-        size = Size(image.height, image.width)
-        turned = read_orientation(image) > 4 and image.format != "TIFF"  # whose size Pillow has turned already
-        return Size(size.width, size.height) if turned else size
 
 
 @contextmanager

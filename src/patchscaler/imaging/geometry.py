@@ -13,6 +13,10 @@ class Size(NamedTuple):
     height: int
     width: int
 
+    def __str__(self) -> str:
+        """As people write it, width first."""
+        return f"{self.width}x{self.height}"
+
     def times(self, factor: int) -> "Size":
         return Size(factor * self.height, factor * self.width)
 

@@ -11,10 +11,11 @@ import struct
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 from numpy import ndarray
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
+
+from patchscaler.imaging.shapes import Float
 
 KNOTS = 65_536  # of a tabulated curve: finer than 16 bits can show
 ALIKE = 1 / 512  # profiles that differ less from sRGB are taken for it: half a step of 8 bits

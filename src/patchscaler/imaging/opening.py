@@ -159,7 +159,7 @@ def open_picture(file: PictureFile, frame: int = 0, formats: Collection[str] = R
         register_jxl()
     content = io.BytesIO(file.content) if isinstance(file.content, bytes) else file.content
     with _no_pillow_limit():
-        image = cast(ImageFile, Image.open(content, formats=readable(formats)))
+        image = cast(ImageFile, Image.open(content, formats=[name for name in formats if not _unknown(name)]))
     if frame:
         image.seek(frame)
     if isinstance(image, TiffImageFile):
@@ -168,8 +168,13 @@ def open_picture(file: PictureFile, frame: int = 0, formats: Collection[str] = R
     return image
 
 
+def _unknown(name: str) -> bool:
+    """Whether Pillow refuses a format's name, as its package isn't loaded, or as JPEG's reader takes its files."""
+    return name in ("HEIF", "JXL", "MPO") and name not in Image.OPEN
+
+
 def readable(formats: Collection[str] = READ_FORMATS) -> list[str]:
-    """Those of the formats that this Pillow and its plugins can open; it refuses names that it doesn't know."""
+    """Those of the formats that this Pillow and its plugins can open."""
     Image.init()
     return [name for name in formats if name in Image.OPEN]
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Shaped
 from numpy import ndarray
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
@@ -13,6 +12,7 @@ from PIL import Image, ImageCms
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.icc import GREY, colour_space, convert_by_profile, is_usable, lab_profile, to_srgb
 from patchscaler.imaging.metadata import Metadata, read_metadata
+from patchscaler.imaging.shapes import Float, Shaped
 from patchscaler.imaging.sixteen_bit import BITS, PHOTOMETRIC
 from patchscaler.imaging.transfer import from_gamma, odd_gamma
 
@@ -79,7 +79,7 @@ def quantise(
     if pixels.ndim != 4 or pixels.shape[:2] != (1, 3) or (alpha is not None and alpha.shape[2:] != pixels.shape[2:]):
         shapes = f"{pixels.shape} with alpha {None if alpha is None else alpha.shape}"
         raise ValueError(f"a picture must be (1,3,H,W), its alpha (1,1,H,W), got {shapes}")
-    planes = [(plane, _largest(pixels)) for plane in ([_luma(*pixels[0])] if grey else pixels[0])]
+    planes = [(plane, _largest(pixels)) for plane in ([luma(*pixels[0])] if grey else pixels[0])]
     if alpha is not None:
         planes.append((alpha[0, 0], _largest(alpha)))
     samples, peak = np.empty((*pixels.shape[2:], len(planes)), dtype), np.iinfo(dtype).max
@@ -99,7 +99,7 @@ def as_float(plane: ndarray) -> ndarray:
     return plane if plane.dtype.kind == "f" else plane / np.float32(_largest(plane))
 
 
-def _luma(red: ndarray, green: ndarray, blue: ndarray) -> ndarray:
+def luma(red: ndarray, green: ndarray, blue: ndarray) -> ndarray:
     """Full-range luma of BT.601, float32."""
     return np.float32(0.299) * red + np.float32(0.587) * green + np.float32(0.114) * blue
 
@@ -114,7 +114,7 @@ def is_colourless(pixels: Float[ndarray, "1 3 h w"]) -> bool:
 
 def without_colour(pixels: Float[ndarray, "1 3 h w"]) -> Float[ndarray, "1 3 h w"]:
     """Three equal channels of the same luma."""
-    return np.broadcast_to(_luma(*pixels[0]), pixels.shape)
+    return np.broadcast_to(luma(*pixels[0]), pixels.shape)
 
 
 def decode(image: Image.Image, deep: NDArray[np.uint16] | None) -> Picture:

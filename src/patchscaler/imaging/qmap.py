@@ -4,11 +4,11 @@ import bisect
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float, Int64
 from numpy import ndarray
 from PIL import Image, ImageDraw, ImageFont
 
-from patchscaler.imaging.picture import to_pil
+from patchscaler.imaging.picture import luma, to_pil
+from patchscaler.imaging.shapes import Float, Int64
 
 # Blue, yellow, vermilion, bluish green of Okabe and Ito: told apart with any colour vision, and by their lightness.
 COLOURS = ((0, 114, 178), (240, 228, 66), (213, 94, 0), (0, 158, 115))
@@ -40,8 +40,7 @@ def draw_qmap(
         raise ValueError(f"groups reach from {lowest} to {highest}, but there are {len(names)} names")
     height, width = pixels.shape[-2:]
     nearest = _nearest_groups(groups, boxes, height, width)
-    red, green, blue = pixels[0]
-    base = (1 - OPACITY) * (0.299 * red + 0.587 * green + 0.114 * blue)
+    base = (1 - OPACITY) * luma(*pixels[0])
     tints = OPACITY * np.array(COLOURS, np.float32) / 255
     painted = to_pil(np.stack([base + tint[nearest] for tint in tints.T])[None])
 

@@ -1,11 +1,11 @@
 """Bicubic resizing by Pillow, on float pictures."""
 
 import numpy as np
-from jaxtyping import Float
 from numpy import ndarray
 from PIL import Image
 
 from patchscaler.imaging.geometry import Size
+from patchscaler.imaging.shapes import Float
 
 CUBIC_REACH = 3  # px: a cubic's support on each side, and one more for what lies between two pixels
 

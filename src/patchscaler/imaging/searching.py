@@ -15,24 +15,9 @@ from patchscaler.imaging.opening import file_of, open_picture
 # Whatever we can read, by its name; a camera's raw file is none of them.
 PICTURE_SUFFIXES = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".tif", ".tiff", ".bmp", ".dib", ".gif"}
-    | {
-        ".heic",
-        ".heif",
-        ".hif",
-        ".avif",
-        ".jp2",
-        ".j2k",
-        ".jpf",
-        ".jpx",
-        ".jpc",
-        ".j2c",
-        ".psd",
-        ".tga",
-        ".vda",
-        ".icb",
-    }
+    | {".heic", ".heif", ".hif", ".avif", ".jp2", ".j2k", ".jpf", ".jpx", ".jpc", ".j2c", ".psd", ".tga", ".vda"}
+    | {".icb", ".ppm", ".pgm", ".pbm", ".pnm", ".pcx", ".sgi", ".bw", ".rgb", ".rgba", ".qoi", ".dds", ".ico"}
     | ({".jxl"} if find_spec("pillow_jxl") else set())
-    | {".ppm", ".pgm", ".pbm", ".pnm", ".pcx", ".sgi", ".bw", ".rgb", ".rgba", ".qoi", ".dds", ".ico"}
 )
 MARKED_FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "AVIF", "GIF", "JXL")  # of results
 

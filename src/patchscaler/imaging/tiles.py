@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 from numpy import ndarray
 
 from patchscaler.errors import ConfigError
 from patchscaler.imaging.geometry import Size
+from patchscaler.imaging.shapes import Float
 
 # Choice: of neighbouring patches, in latents, unless a model says otherwise. Measured in docs/speed.md.
 OVERLAP = 2

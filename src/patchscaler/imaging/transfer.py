@@ -4,8 +4,9 @@ import struct
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from numpy import ndarray
+
+from patchscaler.imaging.shapes import Float
 
 SRGB_GAMMA, ALIKE = 1 / 2.2, 0.02
 SRGB_CORNERS = (0.3127, 0.329, 0.64, 0.33, 0.3, 0.6, 0.15, 0.06)

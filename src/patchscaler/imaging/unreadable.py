@@ -1,13 +1,11 @@
 """Files that we don't read: what each is, and what to do, by the first bytes and the header."""
 
+import io
 import struct
 import warnings
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, Protocol, cast, runtime_checkable
 
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
-
-if TYPE_CHECKING:
-    from patchscaler.imaging.opening import PictureFile
 
 # On a damaged file Pillow and its plugins raise whatever their code stumbles over: AssertionError, OverflowError, ...
 DECODE_ERRORS = (Exception,)
@@ -41,7 +39,15 @@ COMPRESSION, BITS, SAMPLE_FORMAT, PLANAR = 259, 258, 339, 284
 COMPRESSIONS = {50000: "Zstandard", 50001: "WebP", 50002: "JPEG XL", 34887: "LERC", 34925: "LZMA", 34712: "JPEG 2000"}
 
 
-def what_it_is(file: "PictureFile") -> str | None:
+@runtime_checkable
+class File(Protocol):
+    """An `opening.PictureFile`."""
+
+    def open(self) -> io.BufferedIOBase: ...
+    def head(self) -> bytes: ...
+
+
+def what_it_is(file: File) -> str | None:
     """Words and a cure for a file that could not be opened or decoded; None where all that is known is that."""
     try:
         head = file.head()
@@ -68,7 +74,7 @@ def never_decoded(compression: int) -> bool:
     return compression in (34887, 50001, 50002)
 
 
-def _about_tiff(file: "PictureFile") -> str | None:
+def _about_tiff(file: File) -> str | None:
     with file.open() as stream:
         header = stream.read(16 if file.head()[2:4] in (b"+\0", b"\0+") else 8)  # BigTIFF's is longer
         tags = ImageFileDirectory_v2(header)

@@ -7,10 +7,10 @@ made of the same places beyond the opposite border, which is what continues ther
 import math
 
 import numpy as np
-from jaxtyping import Float, Int64
 from numpy import ndarray
 
 from patchscaler.imaging.geometry import SCALE, STRIDE, Size
+from patchscaler.imaging.shapes import Float, Int64
 
 MARGIN = 32  # px of the picture: the networks see about as far, and a patch is as wide
 FADE = 16  # px of the picture

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import IO, Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Shaped
 from numpy import ndarray
 from PIL import features
 
@@ -23,6 +22,7 @@ from patchscaler.imaging.metadata import Metadata, bare, jpeg_options, png_info,
 from patchscaler.imaging.opening import register_jxl
 from patchscaler.imaging.picture import Picture, as_float, is_colourless, quantise, to_pil, without_colour
 from patchscaler.imaging.resize import resize_bicubic
+from patchscaler.imaging.shapes import Shaped
 from patchscaler.imaging.sixteen_bit import write_png16, write_tiff
 
 FORMATS = {
@@ -111,8 +111,7 @@ def check_format(path: Path, size: Size) -> str:
         raise ImageWriteError(f"{path}: unknown format {path.suffix!r}; use one of {', '.join(FORMATS)}")
     longest = LONGEST_SIDES.get(kind)
     if longest is not None and max(size) > longest:
-        sides = f"{size.width}x{size.height}"
-        raise ImageWriteError(f"{path}: {sides} is too large for {kind}, whose sides end at {longest}; use PNG instead")
+        raise ImageWriteError(f"{path}: {size} is too large for {kind}, whose sides end at {longest}; use PNG instead")
     return kind
 
 

@@ -8,14 +8,13 @@ import torch
 from numpy.typing import NDArray
 
 from patchscaler.engines.protocol import Engine
-from patchscaler.integrations.frame import Coarse as CoarsePicture
-from patchscaler.integrations.frame import Sampling, Upscaled
+from patchscaler.integrations.frame import Coarse, Sampling, Upscaled
 from patchscaler.pgs.groups import count_steps
 from patchscaler.report import Progress
 from patchscaler.stages.canvas import FloatCanvas
 from patchscaler.stages.refine import Patches
 from patchscaler.stages.render import Renderer
-from patchscaler.stages.restore import Coarse
+from patchscaler.stages.restore import CoarseLatents
 from patchscaler.upscaler import Upscaler
 
 
@@ -30,7 +29,7 @@ class BackboneUpscaler(Upscaler):
         super().__init__(engine=engine)
         self.name, self.pipe, self.adapter = name, pipe, adapter
 
-    def group(self, coarse: Coarse) -> Patches:
+    def group(self, coarse: CoarseLatents) -> Patches:
         """Our own patches, none of which has steps."""
         patches = super().group(coarse)
         return Patches(coarse, patches.grid, patches.groups, patches.options.restoring())
@@ -52,7 +51,7 @@ class BackboneUpscaler(Upscaler):
             on_step=lambda done, total: task.notify(Progress("sample", done, total)),
         )
         with task.report.stage("sample"):
-            made = self.adapter(self.pipe, CoarsePicture(*tensors), sampling)
+            made = self.adapter(self.pipe, Coarse(*tensors), sampling)
         patches.rows, patches.boxes = made.groups.numpy(), made.patch_boxes
         task.report.count(count_steps(patches.rows.flatten(), groups), groups)
         task.report.patch_steps = int(made.evaluations.sum())

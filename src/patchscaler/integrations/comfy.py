@@ -35,6 +35,8 @@ def with_memory(upscaler: Upscaler, memory: ReferenceTextureMemory) -> Upscaler:
     """The same networks with another texture memory. Raises ConfigError for one that was built for another model."""
     assert isinstance(upscaler.engine, TorchEngine)
     networks = upscaler.engine.networks
+    if networks.texture_memory is None:
+        raise ConfigError("this model's prompts are no textures: it takes no texture memory")
     for key in ("latent_channels", "sample_size", "features"):
         old, new = networks.texture_memory.config[key], memory.config[key]
         if old != new:

@@ -99,18 +99,16 @@ class Plane(NamedTuple):
         return Size(*(self.stride * side for side in self.size))
 
 
-def plan_plane(pixels: Size, stride: int, trained: int, sampling: Sampling) -> Plane:
-    """The plane for a coarse picture of `pixels`; `trained`: the network's own sample size, in latents."""
-    patch = trained if sampling.patch is None else sampling.patch
+def plan_plane(pipe: Any, autoencoder: Any, coarse: Coarse, sampling: Sampling, wanted: int | None = None) -> Plane:
+    """The plane for a coarse picture. Raises ConfigError unless the autoencoder's stride is the one wanted, if any."""
+    stride = int(2 ** (len(autoencoder.config["block_out_channels"]) - 1))  # each of diffusers' levels but one halves
+    if wanted not in (None, stride):
+        raise ConfigError(f"this autoencoder has stride {stride}; the latents of an x4 upscaler lie {wanted} apart")
+    patch = int(pipe.unet.config["sample_size"]) if sampling.patch is None else sampling.patch
     if patch < 1:
         raise ConfigError(f"patch {patch} must be at least 1")
-    inner = Size(*(math.ceil(side / stride) for side in pixels))
+    inner = Size(*(math.ceil(side / stride) for side in coarse.pixels.shape[-2:]))
     return Plane(stride, patch, inner, padded_size(inner, patch))
-
-
-def stride_of(autoencoder: Any) -> int:
-    """Pixels per latent of diffusers' autoencoders: each level but the last halves."""
-    return int(2 ** (len(autoencoder.config["block_out_channels"]) - 1))
 
 
 def refine_on(

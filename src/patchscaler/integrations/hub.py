@@ -54,7 +54,9 @@ def load_backbone(
             named = diffusers.DiffusionPipeline.load_config(name)["_class_name"]
             class_name = str(named[-1] if isinstance(named, list) else named)  # with its module, if it is custom
             style, adapter = adapter_for(class_name, style)
-            adapter = _bound(adapter, style, prompt)
+            if prompt is not None and style not in PROMPTED:
+                raise ConfigError(f"the backbone style {style} takes no prompt; leave it out")
+            adapter = adapter if prompt is None else functools.partial(adapter, prompt=prompt)
             if style in PROMPTED:
                 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
@@ -69,11 +71,3 @@ def load_backbone(
     if hasattr(getattr(pipe, "vae", None), "enable_tiling"):
         pipe.vae.enable_tiling()
     return pipe.to(device), adapter
-
-
-def _bound(adapter: Callable[..., Upscaled], style: str, prompt: str | None) -> Callable[..., Upscaled]:
-    if prompt is None:
-        return adapter
-    if style not in PROMPTED:
-        raise ConfigError(f"the backbone style {style} takes no prompt; leave it out")
-    return functools.partial(adapter, prompt=prompt)

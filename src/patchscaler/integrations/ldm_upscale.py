@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from patchscaler.errors import ConfigError
-from patchscaler.imaging.geometry import SCALE, Size
+from patchscaler.imaging.geometry import SCALE
 from patchscaler.imaging.tiles import Tile, pad_to
-from patchscaler.integrations.frame import Coarse, Sampling, Upscaled, finish, plan_plane, refine_on, stride_of
+from patchscaler.integrations.frame import Coarse, Sampling, Upscaled, finish, plan_plane, refine_on
 from patchscaler.integrations.noise import NoiseSource
 from patchscaler.models import borrowed
 
@@ -25,13 +25,10 @@ def upscale(pipe: Any, coarse: Coarse, sampling: Sampling | None = None) -> Upsc
     picture along with the latents there, which no trained model expects.
     """
     sampling = sampling or Sampling()
-    stride, device = stride_of(pipe.vqvae), pipe._execution_device
-    if stride != SCALE:
-        raise ConfigError(f"this autoencoder has stride {stride}; the latents of an x4 upscaler lie {SCALE} apart")
+    device = pipe._execution_device
+    plane = plan_plane(pipe, pipe.vqvae, coarse, sampling, SCALE)
     if float(pipe.scheduler.init_noise_sigma) != 1:
         raise ConfigError(f"{type(pipe.scheduler).__name__} scales the network's input; use DDIM, DPM-Solver or PNDM")
-    size = Size(*coarse.pixels.shape[-2:])
-    plane = plan_plane(size, stride, int(pipe.unet.config["sample_size"]), sampling)
     noise = NoiseSource(sampling.seed, sampling.generator)
 
     low = borrowed.to_signed(pad_to(coarse.low, plane.size).to(device), pipe.unet)

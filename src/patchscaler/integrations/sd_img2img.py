@@ -8,9 +8,8 @@ from typing import Any
 
 import torch
 
-from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.tiles import Tile, pad_to
-from patchscaler.integrations.frame import Coarse, Sampling, Upscaled, finish, plan_plane, refine_on, stride_of
+from patchscaler.integrations.frame import Coarse, Sampling, Upscaled, finish, plan_plane, refine_on
 from patchscaler.integrations.noise import NoiseSource
 from patchscaler.integrations.text_unet import TextUNet
 from patchscaler.models import borrowed
@@ -37,8 +36,7 @@ def upscale(
     """
     sampling = sampling or Sampling()
     device = pipe._execution_device
-    size = Size(*coarse.pixels.shape[-2:])
-    plane = plan_plane(size, stride_of(pipe.vae), int(pipe.unet.config["sample_size"]), sampling)
+    plane = plan_plane(pipe, pipe.vae, coarse, sampling)
     noise = NoiseSource(sampling.seed, sampling.generator)
     network = TextUNet(pipe, prompt, negative_prompt, guidance_scale)
 

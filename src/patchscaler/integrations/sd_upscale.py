@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from patchscaler.errors import ConfigError
-from patchscaler.imaging.geometry import SCALE, Size
+from patchscaler.imaging.geometry import SCALE
 from patchscaler.imaging.tiles import Tile, pad_to
-from patchscaler.integrations.frame import Coarse, Sampling, Upscaled, finish, plan_plane, refine_on, stride_of
+from patchscaler.integrations.frame import Coarse, Sampling, Upscaled, finish, plan_plane, refine_on
 from patchscaler.integrations.noise import NoiseSource
 from patchscaler.integrations.text_unet import TextUNet
 from patchscaler.models import borrowed
@@ -38,11 +38,8 @@ def upscale(
     sampling = sampling or Sampling()
     if not 0 <= noise_level <= pipe.config["max_noise_level"]:
         raise ConfigError(f"noise_level {noise_level} must lie in [0, {pipe.config['max_noise_level']}]")
-    stride, device = stride_of(pipe.vae), pipe._execution_device
-    if stride != SCALE:
-        raise ConfigError(f"this autoencoder has stride {stride}; the latents of an x4 upscaler lie {SCALE} apart")
-    size = Size(*coarse.pixels.shape[-2:])
-    plane = plan_plane(size, stride, int(pipe.unet.config["sample_size"]), sampling)
+    device = pipe._execution_device
+    plane = plan_plane(pipe, pipe.vae, coarse, sampling, SCALE)
     noise = NoiseSource(sampling.seed, sampling.generator)
     network = TextUNet(pipe, prompt, negative_prompt, guidance_scale)
 

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from patchscaler.errors import ConfigError
 from patchscaler.imaging.geometry import Size
 from patchscaler.measure.models import STRIDE
 from patchscaler.models.autoencoder import DctAutoencoder
@@ -61,6 +62,8 @@ def shapes_alone() -> Iterator[None]:
 
 
 def _calls(nets: dict[str, Any], size: Size) -> dict[str, Callable[[], Any]]:
+    if "texture_memory" not in nets:
+        raise ConfigError("FLOPs are counted of models whose prompt is texture")
     dit, memory, encoder, restorer = (
         nets[name] for name in ("patch_dit", "texture_memory", "texture_encoder", "restorer")
     )

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from patchscaler.engines.torch import TorchEngine, default_dtype
-from patchscaler.imaging.files import Picture, read_picture, write_picture
+from patchscaler.imaging.files import read_picture, write_picture
 from patchscaler.imaging.geometry import SCALE, STRIDE, Size
 from patchscaler.imaging.resize import resize_bicubic
 from patchscaler.integrations.diffusers.pipeline import PatchScalerPipeline
@@ -63,19 +63,12 @@ def resolve_dtype(name: str, device: str) -> torch.dtype:
     return default_dtype(device) if name == "auto" else getattr(torch, name)
 
 
-def enlarge(model: Any, picture: Picture | list[Picture], **options: Any) -> Any:
-    """The output of the model for a picture, or a list of them for several: images (1,3,H,W), alpha, confidence,
-    groups, patch_boxes, report."""
-    output = model(picture, output_type="pt", **options)
-    return output.results if isinstance(picture, list) else output
-
-
 def way_of(model: Any, **options: Any) -> Way:
     """The model with these options."""
 
     def way(path: Path) -> Enlarged:
         picture, started = read_picture(path), time.perf_counter()
-        output = enlarge(model, picture, **options)
+        output = model(picture, output_type="pt", **options)
         return enlarged(output, time.perf_counter() - started)
 
     return way

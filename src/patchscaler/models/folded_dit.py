@@ -29,14 +29,14 @@ class Folded(NamedTuple):
 
 
 class FoldedBlock(NamedTuple):
-    """One block at one time step."""
+    """One block at one time step; texture_query, texture_out: None where no prompt is read."""
 
     qkv: Folded
     attention_out: Folded
-    texture_query: Folded
-    texture_out: Folded
     mlp_in: Folded
     mlp_out: Folded
+    texture_query: Folded | None = None
+    texture_out: Folded | None = None
 
 
 class FoldedDiT:
@@ -71,7 +71,7 @@ class FoldedDiT:
         for number, block in enumerate(self._blocks):
             qkv = F.linear(_normalise(x), *block.qkv).view(n, length, 3, heads, width // heads)
             _attend_into(x, qkv.permute(2, 0, 3, 1, 4).unbind(0), block.attention_out)
-            if texture is not None:
+            if texture is not None and block.texture_query and block.texture_out:
                 q = F.linear(_normalise(x), *block.texture_query).view(n, length, heads, width // heads)
                 keys, values = texture.keys[:, number].to(q.dtype), texture.values[:, number].to(q.dtype)
                 _attend_into(x, (q.transpose(1, 2), keys, values), block.texture_out, prompted)
@@ -94,14 +94,16 @@ class FoldedDiT:
 
 def _fold_block(layer: Any, modulation: Tensor) -> FoldedBlock:
     m = (modulation + layer.table).float().unbind(0)  # as in Block.forward
-    return FoldedBlock(
+    folded = FoldedBlock(
         qkv=_fold_input(layer.qkv, m[0], m[1]),
         attention_out=_fold_gate(layer.attention_out, m[2]),
-        texture_query=Folded(layer.texture_query.weight, layer.texture_query.bias),
-        texture_out=_fold_gate(layer.texture_out, m[6]),
         mlp_in=_fold_input(layer.mlp_in, m[3], m[4]),
         mlp_out=_fold_gate(layer.mlp_out, m[5]),
     )
+    if not hasattr(layer, "texture_query"):
+        return folded
+    query = Folded(layer.texture_query.weight, layer.texture_query.bias)
+    return folded._replace(texture_query=query, texture_out=_fold_gate(layer.texture_out, m[6]))
 
 
 def _fold_input(linear: nn.Linear, shift: Tensor, scale: Tensor) -> Folded:

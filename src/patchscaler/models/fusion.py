@@ -60,8 +60,11 @@ class Fusion(ModelMixin, ConfigMixin):
         gate_share: float = 0.3,
     ) -> None:
         super().__init__()
-        if gate_limit <= 0 or gate_reach < 0:
-            raise ConfigError(f"gate_limit {gate_limit} must be positive, gate_reach {gate_reach} not negative")
+        if gate_limit <= 0 or gate_reach < 0 or not 0 <= gate_share < 1:
+            raise ConfigError(
+                f"gate_limit {gate_limit} must be positive, gate_reach {gate_reach} not negative, "
+                f"gate_share {gate_share} in [0,1)"
+            )
         read = 4 * first_width + 4 * second_width + 2 * latent_channels + 1
         self.register_buffer("mean", torch.zeros(1, read, 1, 1))
         self.register_buffer("std", torch.ones(1, read, 1, 1))

@@ -11,6 +11,7 @@ from patchscaler.models.fusion import Fusion
 from patchscaler.models.latents import restorer_input
 from patchscaler.models.restorer import Restoration
 from patchscaler.models.rrdb import RrdbRestorer
+from patchscaler.pgs.gate import fused_share
 
 
 @dataclass(frozen=True)
@@ -27,21 +28,20 @@ class GlobalRestoration:
     second: RrdbRestorer | None = None
     fusion: Fusion | None = None
 
-    def __call__(self, pixels: Float[Tensor, "n 3 height width"], denoise: float = 0.5) -> Restoration:
+    def __call__(self, pixels: Float[Tensor, "n 3 height width"], denoise: float | None = None) -> Restoration:
         """Whole pictures at once, each asked about on its own; `Upscaler.restore` does the same tile by tile."""
         first, gain = self.first(pixels)
         if gain is None or denoise == 0:
             return first
         assert self.fusion is not None
-        shares, leans = zip(
-            *(self.fusion.gate.decide(own, denoise) for own in gain.detach().cpu().numpy()[:, None]), strict=True
-        )
-        share = torch.tensor(shares, device=pixels.device)
-        rows = share.nonzero().flatten()
+        gate = self.fusion.gate
+        levels = [gate.denoise(own) if denoise is None else denoise for own in gain.detach().cpu().numpy()[:, None]]
+        shares, leans = torch.tensor([fused_share(level) for level in levels], device=pixels.device).T
+        rows = shares.nonzero().flatten()
         if not len(rows):
             return first
-        share = share[rows, None, None, None]
-        pairs = zip(first, self.fused(pixels[rows], leans[0]), strict=True)
+        share, lean = (values[rows, None, None, None] for values in (shares, leans))
+        pairs = zip(first, self.fused(pixels[rows], lean), strict=True)
         return Restoration(*(one.index_copy(0, rows, torch.lerp(one[rows], both, share)) for one, both in pairs))
 
     def first(self, pixels: Float[Tensor, "n 3 height width"]) -> tuple[Restoration, Tensor | None]:

@@ -4,7 +4,7 @@ DiT blocks with self-attention, cross-attention to the texture tokens and an MLP
 shared projection gives seven vectors (shift, scale, gate of attention; the same of the MLP; the gate of
 cross-attention) to which each block adds its own learned table. The seventh is the paper's "dimension-wise scaling
 parameters based on the time embedding". Keys and values of the texture tokens don't depend on time, so `texture_cache`
-computes them once per patch.
+computes them once per patch. Table 4's other prompts differ in who makes the tokens, and in nothing else.
 """
 
 import math
@@ -21,6 +21,8 @@ from patchscaler.errors import ConfigError
 from patchscaler.models.base import ConfigMixin, ModelMixin, apply_forward_hook, register_to_config
 
 _TIME_FEATURES = 256
+PROMPTS = ("texture", "text", "none")
+CAPTIONER, TEXT_ENCODER = "Salesforce/blip2-opt-2.7b", "openai/clip-vit-large-patch14"
 
 
 class TextureCache(NamedTuple):
@@ -58,22 +60,25 @@ def _normalise(x: Tensor) -> Tensor:
 class Block(nn.Module):
     """One DiT block. Its modulation is zero at the start, so it begins as the identity."""
 
-    def __init__(self, width: int, heads: int, hidden: int, texture_width: int) -> None:
+    def __init__(self, width: int, heads: int, hidden: int, texture_width: int | None) -> None:
+        """texture_width: None: without cross-attention."""
         super().__init__()
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width)
         self.attention_out = nn.Linear(width, width)
-        self.texture_query = nn.Linear(width, width)
-        self.texture_key_value = nn.Linear(texture_width, 2 * width)
-        self.texture_out = nn.Linear(width, width)
+        if texture_width is not None:
+            self.texture_query = nn.Linear(width, width)
+            self.texture_key_value = nn.Linear(texture_width, 2 * width)
+            self.texture_out = nn.Linear(width, width)
         self.mlp_in = nn.Linear(width, hidden)
         self.mlp_out = nn.Linear(hidden, width)
         # Gates start at 0 by the shared projection's zero initialisation; the table starts there too but for the
         # texture gate, whose output projection is zero instead, or neither of the two would ever get a gradient.
         self.table = nn.Parameter(torch.zeros(7, width))
-        nn.init.ones_(self.table[6])
-        nn.init.zeros_(self.texture_out.weight)
-        nn.init.zeros_(self.texture_out.bias)
+        if texture_width is not None:
+            nn.init.ones_(self.table[6])
+            nn.init.zeros_(self.texture_out.weight)
+            nn.init.zeros_(self.texture_out.bias)
 
     def key_value(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Texture tokens (n,k,width) -> keys and values (n,heads,k,head width)."""
@@ -113,9 +118,13 @@ class PatchDiT(ModelMixin, ConfigMixin):
     sample_size         | V, patch side in latents
     patch_size          | side of a token in latents
     width, depth, heads | of the transformer; width a multiple of 4 and of heads
-    texture_width       | channels of the texture tokens
+    texture_width       | channels of the prompt's tokens
     prediction_type     | "sample" (x0, the paper's), "epsilon" or "v_prediction"
-    prompt_limit        | patches of a larger mean log error read no texture prompt; None: all do
+    prompt_limit        | patches of a larger mean log error read no prompt; None: all do
+    prompt              | who makes the tokens: "texture" (the paper's), "text" (`text_prompt.py`), "none": no one, and
+                        | there is no cross-attention
+    captioner           | hub id or folder of a BLIP-2, and
+    text_encoder        | of a CLIP: of prompt "text"
 
     Choice: no prompt where the restorer is least sure. Textures are looked up by the coarse patch, and where that was
     guessed they fit the guess (docs/lab/texture.md).
@@ -139,6 +148,9 @@ class PatchDiT(ModelMixin, ConfigMixin):
         texture_width: int = 256,
         prediction_type: str = "sample",
         prompt_limit: float | None = None,
+        prompt: str = "texture",
+        captioner: str = CAPTIONER,
+        text_encoder: str = TEXT_ENCODER,
     ) -> None:
         super().__init__()
         if width % 4 or width % heads:
@@ -147,6 +159,8 @@ class PatchDiT(ModelMixin, ConfigMixin):
             raise ConfigError(f"sample_size {sample_size} must be a multiple of patch_size {patch_size}")
         if prediction_type not in ("sample", "epsilon", "v_prediction"):
             raise ConfigError(f'prediction_type "{prediction_type}": choose sample, epsilon or v_prediction')
+        if prompt not in PROMPTS:
+            raise ConfigError(f'prompt "{prompt}": choose {", ".join(PROMPTS)}')
         self.gradient_checkpointing = False
         self.patch = patch_size
         self.side = sample_size // patch_size
@@ -156,7 +170,8 @@ class PatchDiT(ModelMixin, ConfigMixin):
         self.time_in = nn.Linear(_TIME_FEATURES, width)
         self.time_out = nn.Linear(width, width)
         self.modulation = nn.Linear(width, 7 * width)
-        self.layers = nn.ModuleList(Block(width, heads, int(width * mlp_ratio), texture_width) for _ in range(depth))
+        read = None if prompt == "none" else texture_width
+        self.layers = nn.ModuleList(Block(width, heads, int(width * mlp_ratio), read) for _ in range(depth))
         self.exit_table = nn.Parameter(torch.zeros(2, width))
         self.exit = nn.Linear(width, latent_channels * patch_size**2)
         for layer in (self.modulation, self.exit):
@@ -165,7 +180,7 @@ class PatchDiT(ModelMixin, ConfigMixin):
 
     @apply_forward_hook
     def texture_cache(self, tokens: Float[Tensor, "n k d"]) -> TextureCache:
-        """Keys and values of the texture tokens for all blocks; valid for every time step."""
+        """Keys and values of a prompt's tokens for all blocks; valid for every time step."""
         tokens = tokens.to(self.dtype)
         pairs = [layer.key_value(tokens) for layer in self.layers]  # type: ignore[operator]
         return TextureCache(torch.stack([k for k, _ in pairs], dim=1), torch.stack([v for _, v in pairs], dim=1))
@@ -180,8 +195,8 @@ class PatchDiT(ModelMixin, ConfigMixin):
     ) -> Float[Tensor, "n c V V"]:
         """Noisy patch at steps t in 0..999 -> prediction (n,c,V,V) float32.
 
-        texture  `texture_cache` of the texture tokens; or the tokens, of which each block makes its keys and values at
-                 every step; None: no texture prompt
+        texture  `texture_cache` of the prompt's tokens; or the tokens, of which each block makes its keys and values at
+                 every step; None: no prompt
         """
         x = self.embed(x_t, coarse, log_error)
         time, modulation = self.modulate(t)
@@ -198,7 +213,7 @@ class PatchDiT(ModelMixin, ConfigMixin):
         return self.leave(self.exit(_normalise(x) * (1 + scale) + shift), coarse)
 
     def prompted(self, log_error: Float[Tensor, "n 1 V V"]) -> Tensor | None:
-        """Which patches read the texture prompt, (n,) bool; None: all."""
+        """Which patches read the prompt, (n,) bool; None: all."""
         limit = self.config["prompt_limit"]
         return None if limit is None else log_error.float().mean(dim=(1, 2, 3)) <= limit
 

@@ -13,15 +13,7 @@ from patchscaler.pgs.groups import GroupConfig
 if TYPE_CHECKING:
     from patchscaler.pgs.plug_in import PatchDenoiser, Refined, pool_confidence, refine
 
-__all__ = [
-    "GroupConfig",
-    "PatchDenoiser",
-    "Refined",
-    "Size",
-    "Tile",
-    "pool_confidence",
-    "refine",
-]
+__all__ = ["GroupConfig", "PatchDenoiser", "Refined", "Size", "Tile", "pool_confidence", "refine"]
 
 
 def __getattr__(name: str) -> Any:

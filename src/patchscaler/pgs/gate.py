@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-LEAN = 2.0  # logits of the second restorer's weight at either end of `denoise`
+LEAN = 2.0  # logits that the second restorer's weight gains from `denoise` 0.5 to 1
 
 
 @dataclass(frozen=True)
@@ -19,22 +19,18 @@ class Gate:
     reach: int
     share: float
 
-    def decide(self, gain: NDArray[np.float32], denoise: float = 0.5) -> tuple[float, float]:
-        """The fused answer's share of a picture in [0,1], and the `lean` for it, by the gain (1,1,h,w) expected in its
-        places.
+    def denoise(self, gain: NDArray[np.float32]) -> float:
+        """How much the second restorer shall count, by the gain (1,1,h,w) expected in the picture's places: 0 below
+        `share` of them, and from there on from 0.5 up to 1, for all of them.
 
-        denoise  0.5: the gate decides: 1 or 0. A place counts by its neighbourhood's mean gain: not below half the
-                 limit, in full from one and a half of it on; from a mean of `share` on, both restorers are asked for
-                 all of the picture. Below and above 0.5: less and more of their answer, down to nothing (0) and up to
-                 everything (1), in which the second restorer counts for less and for more
+        A place counts by its neighbourhood's mean gain: not below half the limit, in full from one and a half of it on.
 
         Choice: for the whole picture. Mixed place by place, the first restorer's noise stays beside smooth ground, and
         since few degraded pictures have places that don't gain, little time is saved (docs/lab/second-restorer.md).
         """
-        shift = 2 * denoise - 1
         counted = (self.neighbourhood(gain) / np.float32(self.limit) - np.float32(0.5)).clip(0, 1)
-        asked = float(counted.mean() >= self.share)
-        return min(max(asked + shift, 0.0), 1.0), LEAN * shift
+        share = float(counted.mean())
+        return 0.5 + 0.5 * (share - self.share) / (1 - self.share) if share >= self.share else 0.0
 
     def neighbourhood(self, gain: NDArray[np.float32]) -> NDArray[np.float32]:
         """The mean of the latents up to `reach` away, the border repeated."""
@@ -43,3 +39,12 @@ class Gate:
         for axis in (-2, -1):
             padded = np.lib.stride_tricks.sliding_window_view(padded, side, axis).mean(axis=-1)
         return padded
+
+
+def fused_share(denoise: float) -> tuple[float, float]:
+    """What `denoise` in [0,1] means: the fused answer's share of the picture in [0,1], and the `lean` within it.
+
+    Up to 0.5 the share rises from nothing to all, with the weights of both restorers as trained; above it, the second
+    one counts for more.
+    """
+    return min(2 * denoise, 1.0), LEAN * max(2 * denoise - 1, 0.0)

@@ -6,17 +6,16 @@ grid of 20 steps that medium patches join after 6 and simple ones after 12; othe
 """
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from patchscaler.errors import ConfigError
+from patchscaler.imaging.shapes import Array, Indices
 from patchscaler.pgs.groups import GroupConfig, plan
 
 PredictionType = Literal["sample", "epsilon", "v_prediction"]
-Array = NDArray[np.float32]
-Indices = NDArray[np.int64]
 
 # After each step for all patches: (number of the step, 0 with all of the hardest group's still to come; the time of the
 # hardest patches in it; the latents (B,c,V,V) as they are now) -> the latents to go on with, or None to leave all as
@@ -107,6 +106,18 @@ class Sampling:
 
     def _alpha(self, times: Indices) -> Array:
         return self._alphas[times][:, None, None, None]
+
+
+def runs(t: Indices) -> Iterator[slice]:
+    """Rows of a batch that share a time step, which lie side by side."""
+    edges = [0, *(np.flatnonzero(np.diff(t)) + 1).tolist(), len(t)]
+    return (slice(first, last) for first, last in pairwise(edges))
+
+
+def side_by_side(rows: Indices) -> slice | Indices:
+    """Rows as a slice where they lie so, as they mostly do: it needs no copy."""
+    first, last = int(rows[0]), int(rows[-1])
+    return slice(first, last + 1) if last - first + 1 == len(rows) else rows
 
 
 def ddim_step(x: Any, prediction: Any, alpha: Any, alpha_next: Any, prediction_type: str) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,9 @@ from patchscaler.engines.protocol import Engine
 from patchscaler.errors import ConfigError
 from patchscaler.options import Options
 from patchscaler.pgs.groups import count_steps
-from patchscaler.report import Progress, ProgressCallback, Report
+from patchscaler.report import ProgressCallback, Report
 from patchscaler.stages.refine import Patches, Work, refine_patches
-from patchscaler.stages.workers import Worker, share_out
+from patchscaler.stages.workers import Counts, Worker, share_out
 
 SPLITS = ("cost", "groups")
 # Patches prompted and sampled together at most: their texture keys and values take about 1 MiB each (`tiny`).
@@ -44,7 +45,7 @@ class Executor:
         if split not in SPLITS:
             raise ConfigError(f'split "{split}": choose {" or ".join(SPLITS)}')
         if len(devices) > 1 and not engine.copies:
-            raise ConfigError("workers need plain copies of the networks: not with offloaded or quantized ones")
+            raise ConfigError("workers need plain copies of the networks: not offloaded, quantized, prompted by text")
         self.engine, self.split, self.on_loss = engine, split, on_loss
         count = len(devices) if len(devices) > 1 else 0
         self.workers = [Worker(number, device, engine, count) for number, device in enumerate(devices[:count])]
@@ -68,28 +69,24 @@ class Executor:
 
     def refine(self, work: Work, options: Options, report: Report, notify: ProgressCallback) -> None:
         """Prompts and samples all sets of `work` that are still to be done."""
-        todo = list(work.todo)
+        todo, counts = list(work.todo), Counts(work, notify)
         if self.workers and todo:
             with report.stage("sample"):
-                lost = share_out(self.workers, work, options, self.split, notify, self.on_loss)
+                lost = share_out(self.workers, work, options, self.split, counts, self.on_loss)
             report.lost_workers += lost.messages
             todo = lost.left
-        steps = sum(work.costs) - sum(work.costs[number] for number in todo)
-        prompted = sum(work.sizes) - sum(work.sizes[number] for number in todo)
-        on_clean = work.on_clean
         for number in todo:
             refined = refine_patches(
                 self.engine,
                 work.load(number),
                 options,
                 report.stage,
-                lambda done, before=prompted: notify(Progress("prompt", before + done, sum(work.sizes))),
-                lambda done, before=steps: notify(Progress("sample", before + done, sum(work.costs))),
-                on_clean and (lambda rows, clean, number=number: on_clean(number, rows, clean)),
+                partial(counts.count, "prompt", number),
+                partial(counts.count, "sample", number),
+                work.on_clean and partial(work.on_clean, number),
                 work.on_step_end,
             )
             work.keep(number, refined)
-            steps, prompted = steps + work.costs[number], prompted + work.sizes[number]
 
 
 def work_on(patches: Patches, size: int, previews: Any) -> Work:

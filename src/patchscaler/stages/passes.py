@@ -17,14 +17,7 @@ from patchscaler.imaging.files import Picture, to_pil, write_picture
 from patchscaler.imaging.geometry import SCALE, Size
 from patchscaler.imaging.icc import is_srgb
 from patchscaler.imaging.resize import resize_bicubic
-from patchscaler.imaging.wrapping import (
-    MARGIN,
-    cut_confidence,
-    cut_patches,
-    cut_wrapped,
-    pad_wrapped,
-    resize_wrapped,
-)
+from patchscaler.imaging.wrapping import MARGIN, cut_confidence, cut_patches, cut_wrapped, pad_wrapped, resize_wrapped
 from patchscaler.imaging.writing import Writable
 from patchscaler.options import Options
 from patchscaler.report import Preview, PreviewCallback, Progress, ProgressCallback, Report
@@ -102,10 +95,10 @@ class Result:
     def history(self) -> str:
         """One line on what was done."""
         steps = ",".join(map(str, self.report.steps.values()))
-        sizes = " to ".join(f"{size.width}x{size.height}" for size in (self.source.size, self.size))
         passes = f", {len(self.passes)} passes" if len(self.passes) > 1 else ""
         how = f"model {self.model}, steps {steps}, seed {self.report.seed}"
-        return f"PatchScaler {__version__}: {sizes} pixels{passes}, {how}{', wrap' * self.wrap}"
+        sizes = f"{self.source.size} to {self.size} pixels"
+        return f"PatchScaler {__version__}: {sizes}{passes}, {how}{', wrap' * self.wrap}"
 
     def save(
         self,
@@ -234,9 +227,9 @@ class Passes:
         """What the newest pass has made, at this size."""
         if self._latent or self._pixels.shape[-2:] == size:
             return self._pixels
-        return (
-            resize_wrapped(self._pixels, size) if self.options.wrap else resize_bicubic(self._pixels, size, clamp=True)
-        )
+        if self.options.wrap:
+            return resize_wrapped(self._pixels, size)
+        return resize_bicubic(self._pixels, size, clamp=True)
 
     def result(self, model: str) -> Result:
         """What came of all; `model`: its name for the history."""

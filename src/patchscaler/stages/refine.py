@@ -5,19 +5,17 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from patchscaler.engines.protocol import Engine
 from patchscaler.imaging.geometry import STRIDE, Size
+from patchscaler.imaging.shapes import Array, Indices
 from patchscaler.imaging.tiles import PatchGrid
 from patchscaler.options import Options
 from patchscaler.pgs.groups import by_cost
 from patchscaler.pgs.noise import place_noise
 from patchscaler.pgs.sampling import Sampling, StepEnd
-from patchscaler.stages.restore import Coarse
+from patchscaler.stages.restore import CoarseLatents
 
-Array = NDArray[np.float32]
-Indices = NDArray[np.int64]
 Stage = Callable[[str], AbstractContextManager[None]]
 
 
@@ -70,7 +68,7 @@ class Patches:
     rows, boxes  the groups as (rows,cols), and (top,left,height,width) of each in output pixels, in the order of groups
     """
 
-    def __init__(self, coarse: Coarse, grid: PatchGrid, groups: Indices, options: Options) -> None:
+    def __init__(self, coarse: CoarseLatents, grid: PatchGrid, groups: Indices, options: Options) -> None:
         self.coarse, self.grid, self.groups, self.options = coarse, grid, groups, options
         self.task = coarse.task
         self.order = by_cost(groups, options.groups)

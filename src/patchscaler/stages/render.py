@@ -5,19 +5,17 @@ import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from patchscaler.engines.protocol import Engine, ModelInfo
 from patchscaler.imaging.colour import COLOUR_LEVELS, WAVELET_REACH, wavelet_colour_fix
 from patchscaler.imaging.geometry import SCALE, STRIDE, Size
 from patchscaler.imaging.picture import Picture, is_colourless, without_colour
 from patchscaler.imaging.resize import enlarge_rows, resize_bicubic
+from patchscaler.imaging.shapes import Array
 from patchscaler.imaging.tiles import PatchGrid, Tile, blend, plan_tiles, raised_cosine_window, spans
 from patchscaler.report import Progress, ProgressCallback, Report
 from patchscaler.stages.canvas import FloatCanvas, SampleCanvas
 from patchscaler.stages.spill import Spill
-
-Array = NDArray[np.float32]
 
 # Latents of a band: decoded, enlarged and corrected pixels of one take about 0.7 GiB.
 BAND_AREA = 3 * 2**16

@@ -1,22 +1,20 @@
 """What the GRM says of a whole picture, put together of tiles."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from patchscaler.engines.protocol import ModelInfo, Restored
 from patchscaler.imaging.geometry import CELL, Size
+from patchscaler.imaging.shapes import Array
 from patchscaler.imaging.tiles import Tile, padded_size, plan_tiles, spans
 from patchscaler.pgs.groups import confidence_from
 from patchscaler.stages.task import Task
-
-Array = NDArray[np.float32]
 
 # Choice: the second restorer sees further than any halo. So its tiles have their places in the picture, whatever the
 # memory, and a halo in latents beyond which next to nothing changes them (docs/speed.md).
 SECOND_TILE, SECOND_HALO = 128, 12
 
 
-class Coarse:
+class CoarseLatents:
     """Coarse latents, log error and expected gain of a picture, (height,width,channels) each, in its spill.
 
     A picture smaller than a patch is continued to one by its last row and column.

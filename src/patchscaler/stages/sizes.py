@@ -27,7 +27,7 @@ def target_size(
     factor = min(factors.values(), default=Fraction(str(4 if scale is None else scale)))
     if not SMALLEST <= factor <= LARGEST:
         name = next(name for name, value in factors.items() if value == factor)
-        asked = f"{name} {bounds[name][0]} of a picture of {size.width}x{size.height} means x{float(factor):.3g}"
+        asked = f"{name} {bounds[name][0]} of a picture of {size} means x{float(factor):.3g}"
         cure = "it is larger already" if factor < SMALLEST else "enlarge it twice, or ask for less"
         raise ConfigError(f"{asked}, outside x{SMALLEST} to x{LARGEST}; {cure}")
     return Size(*(max(1, math.floor(side * factor + Fraction(1, 2))) for side in size))

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from patchscaler import __version__
 from patchscaler.engines.protocol import Engine
 from patchscaler.imaging.geometry import SCALE
 from patchscaler.imaging.picture import Picture
+from patchscaler.imaging.writing import whole_file
 from patchscaler.options import Options
 
 STATE = "state.json"
@@ -42,11 +42,9 @@ class Spill:
     def array(self, name: str, shape: tuple[int, ...], dtype: type[np.generic]) -> NDArray[Any]:
         """The array, zero where it is new. Drop it soon: a file stays mapped as long as you hold it."""
         if self.folder is None:
-            return (
-                self._arrays.setdefault(name, np.zeros(shape, dtype))
-                if name not in self._arrays
-                else self._arrays[name]
-            )
+            if name not in self._arrays:
+                self._arrays[name] = np.zeros(shape, dtype)
+            return self._arrays[name]
         path = self.folder / f"{name}.raw"
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         if not path.exists() or path.stat().st_size != size:
@@ -58,9 +56,8 @@ class Spill:
         """Remember; for the next run too, where there is a folder."""
         self.notes |= notes
         if self.folder is not None:
-            partial = self.folder / f"{STATE}.part"
-            partial.write_text(json.dumps(self.notes), encoding="utf-8")
-            os.replace(partial, self.folder / STATE)
+            with whole_file(self.folder / STATE) as file:
+                file.write(json.dumps(self.notes).encode())
 
     def clear(self) -> None:
         """Everything goes, the folder too."""

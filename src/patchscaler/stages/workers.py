@@ -79,7 +79,7 @@ def share_out(
     work: "Work",
     options: "Options",
     split: str,
-    notify: ProgressCallback,
+    counts: "Counts",
     on_loss: Callable[[str], None],
 ) -> Lost:
     """Gives every free worker the set with the most work left that it may take, until all are done.
@@ -87,7 +87,7 @@ def share_out(
     Dead workers are taken off `workers`. Raises RuntimeError with a worker's own message where its work failed.
     """
     waiting = sorted(work.todo, key=lambda number: -work.costs[number])
-    progress, messages = _Counts(work, notify), []
+    messages: list[str] = []
 
     def hand_out(worker: Worker) -> None:
         number = next((n for n in waiting if _may_take(worker, n, work, split, len(workers))), None)
@@ -100,7 +100,7 @@ def share_out(
         workers.remove(worker)
         if worker.busy is not None:
             waiting.insert(0, worker.busy)
-            progress.forget(worker.busy)
+            counts.forget(worker.busy)
         message = f"{worker.name} died ({worker.how_it_ended()}); its patches are done by the others"
         messages.append(message)
         on_loss(message)
@@ -113,7 +113,7 @@ def share_out(
             _try(worker, hand_out, lose)
         by_connection: dict[Any, Worker] = {worker.connection: worker for worker in workers}
         for ready in wait(by_connection):
-            _try(by_connection[ready], lambda worker: _answer(worker, work, progress), lose)
+            _try(by_connection[ready], lambda worker: _answer(worker, work, counts), lose)
     return Lost(messages, waiting)
 
 
@@ -129,7 +129,7 @@ def _may_take(worker: Worker, number: int, work: "Work", split: str, workers: in
     return split == "cost" or workers == 1 or worker.first == (number in work.hardest)
 
 
-def _answer(worker: Worker, work: "Work", progress: "_Counts") -> None:
+def _answer(worker: Worker, work: "Work", counts: "Counts") -> None:
     """Takes one message of a worker: ("prompt" or "sample", done), ("done", values) or ("failed", reason)."""
     kind, value = worker.connection.recv()
     assert worker.busy is not None
@@ -139,19 +139,16 @@ def _answer(worker: Worker, work: "Work", progress: "_Counts") -> None:
         work.keep(worker.busy, value)
         worker.busy = None
         return
-    progress.count(kind, worker.busy, value)
+    counts.count(kind, worker.busy, value)
 
 
-class _Counts:
-    """Progress of all workers together, never falling."""
+class Counts:
+    """Progress with all sets together, whoever does them, never falling."""
 
     def __init__(self, work: "Work", notify: ProgressCallback) -> None:
-        self.totals = {"prompt": sum(work.sizes), "sample": sum(work.costs)}
-        self.notify = notify
-        self.before = {
-            "prompt": self.totals["prompt"] - sum(work.sizes[number] for number in work.todo),
-            "sample": self.totals["sample"] - sum(work.costs[number] for number in work.todo),
-        }
+        units = {"prompt": work.sizes, "sample": work.costs}
+        self.notify, self.totals = notify, {stage: sum(own) for stage, own in units.items()}
+        self.before = {s: self.totals[s] - sum(own[number] for number in work.todo) for s, own in units.items()}
         self.done: dict[str, dict[int, int]] = {"prompt": {}, "sample": {}}
         self.shown = {"prompt": -1, "sample": -1}
 

@@ -54,7 +54,7 @@ def fingerprint(
 class CropCache:
     """Arrays of `count` samples each, by name: 8-bit for `pixels`, float16 for all others.
 
-    shapes   of one sample
+    shapes   of one sample (channels,s,s), s a multiple of the latents' side, which is the smallest
     dataset  sample number -> what `compute` makes one sample of
     compute  a batch of those -> all arrays' values, pixels in [0,1]
     """
@@ -70,6 +70,7 @@ class CropCache:
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.count = folder, count
+        self.side = min(shape[-1] for shape in shapes.values())
         self.arrays = {name: _open(folder, name, (count, *shape)) for name, shape in shapes.items()}
         marker = folder / "done.json"
         done = json.loads(marker.read_text())["done"] if marker.exists() else 0
@@ -101,11 +102,16 @@ class CropCache:
         fresh.write_text(json.dumps({"done": done}))
         os.replace(fresh, marker)
 
-    def read(self, index: int, name: str, top: int, left: int, side: int) -> Tensor:
-        """Sample `index` of one array at [top, top + side) x [left, left + side), float32, pixels in [0,1]."""
-        part = self.arrays[name][index, :, top : top + side, left : left + side]
-        values = torch.from_numpy(part.astype(np.float32))
-        return values / 255 if name == "pixels" else values
+    def square(self, index: int, top: int, left: int, side: int) -> dict[str, Tensor]:
+        """Of sample `index` the latents [top, top + side) x [left, left + side) and what lies under them, float32,
+        pixels in [0,1]."""
+        found = {}
+        for name, array in self.arrays.items():
+            scale = array.shape[-1] // self.side
+            rows, columns = (slice(scale * start, scale * (start + side)) for start in (top, left))
+            values = torch.from_numpy(array[index, :, rows, columns].astype(np.float32))
+            found[name] = values / 255 if name == "pixels" else values
+        return found
 
 
 def _open(folder: Path, name: str, shape: tuple[int, ...]) -> np.memmap:

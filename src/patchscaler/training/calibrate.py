@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from patchscaler.data.pairs import CONDITIONS, validation_pairs
+from patchscaler.data.pairs import CONDITIONS, PairSettings, validation_pairs
 from patchscaler.errors import ConfigError
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.tiles import PatchGrid, pad_to_patch, split
@@ -55,7 +55,7 @@ def calibrate_eta(log_errors: Tensor, hard_share: float = 1 / 3) -> float:
 def calibrate(
     folder: str | Path,
     pictures: str,
-    conditions: Sequence[str] = tuple(CONDITIONS),
+    conditions: Sequence[str] = tuple(PairSettings().mixture),
     hard_share: float = 1 / 3,
     second: tuple[str, str] | None = None,
     autoencoder: str | None = None,

@@ -30,11 +30,6 @@ def pixel_square(pixels: Tensor, place: tuple[int, int], side: int) -> Tensor:
     return pixels[..., rows, cols]
 
 
-def is_of_texture(parameter: str) -> bool:
-    """Whether a parameter of DecodingDenoiser, by its name, has to do with the texture prompt alone."""
-    return parameter.startswith("encoder.") or ".texture_" in parameter
-
-
 class Square(NamedTuple):
     """The part of a patch that is compared: latents [place, place + latents), and of their pixels those from `start`.
 

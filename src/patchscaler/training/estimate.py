@@ -70,6 +70,8 @@ def _task(settings: Any) -> Any:
         plain = {"warm_start": None, "perceptual_weight": 0.0}
         return RestorerTask(dataclasses.replace(settings, **plain), _frozen(PAPER.autoencoder.build()))  # type: ignore[arg-type]
     if isinstance(settings, PatchDiTSettings):
+        if settings.model.get("prompt", "texture") != "texture":
+            raise ConfigError('--estimate counts a Patch-DiT with prompt = "texture"')
         parts = (PAPER.autoencoder, PAPER.restorer, PAPER.texture_classifier, PAPER.texture_memory)
         own: dict[str, Any] = {"warm_start": None, "decode_share": 0.0, "prompt_dropout": 0.0}
         return PatchDiTTask(

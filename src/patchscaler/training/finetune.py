@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from patchscaler.data.pairs import CONDITIONS, PairDataset, PairSettings
+from patchscaler.data.pairs import PairDataset, PairSettings
 from patchscaler.data.pictures import PictureSet
 from patchscaler.data.reading import picture_files
 from patchscaler.errors import ConfigError
@@ -28,7 +28,7 @@ from patchscaler.imaging.geometry import STRIDE
 from patchscaler.metrics.fidelity import psnr_y
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.fusion import Fusion
-from patchscaler.models.grm import GlobalRestoration
+from patchscaler.models.model import channels_last
 from patchscaler.models.patch_dit import PatchDiT, TextureCache
 from patchscaler.models.restorer import ConvRestorer, confidence_from, restoration_loss
 from patchscaler.models.rrdb import RrdbRestorer
@@ -37,11 +37,11 @@ from patchscaler.pgs.groups import GroupConfig, assign_groups, plan
 from patchscaler.pgs.sampling import ddim_step
 from patchscaler.pgs.schedule import TRAIN_STEPS, make_scheduler
 from patchscaler.training.cache import CacheSettings
-from patchscaler.training.decoding import DecodingDenoiser, Square, grid_energy, is_of_texture, pixel_square
+from patchscaler.training.decoding import DecodingDenoiser, Square, grid_energy, pixel_square
 from patchscaler.training.frozen import load_frozen
-from patchscaler.training.latents import LatentCache, PatchDataset, random_patches
+from patchscaler.training.latents import PatchDataset, latent_cache, random_patches
 from patchscaler.training.picture_loss import PictureLoss
-from patchscaler.training.sampling import Sampler
+from patchscaler.training.sampling import compare, model_of
 from patchscaler.training.settings import RunSettings
 from patchscaler.training.validation import ConditionedPair, conditioned_pairs, sheet
 
@@ -55,7 +55,7 @@ TRAINED: dict[str, Callable[[str], bool]] = {
     "everything": lambda name: True,
     "restoration": lambda name: not name.startswith("autoencoder."),
     "patch_dit": lambda name: name.startswith(("patch_dit.", "encoder.")),
-    "texture": is_of_texture,
+    "texture": lambda name: name.startswith("encoder.") or ".texture_" in name,
 }
 
 
@@ -127,10 +127,11 @@ class FinetuneTask:
         self.times = [plan(config, TRAIN_STEPS).times.tolist() for config in self.plans]
         torch.manual_seed(settings.run.seed)
         restorer = load_frozen(ConvRestorer, settings.restorer).to(memory_format=torch.channels_last)
-        second: list[Any] = []
+        second: dict[str, Any] = {}
         if settings.fusion and settings.second_restorer:
-            second = [load_frozen(RrdbRestorer, settings.second_restorer), load_frozen(Fusion, settings.fusion)]
-            second = [network.to(memory_format=torch.channels_last) for network in second]
+            second["second_restorer"] = load_frozen(RrdbRestorer, settings.second_restorer)
+            second["fusion"] = load_frozen(Fusion, settings.fusion)
+        channels_last(*second.values())
         self.network = DecodingDenoiser(
             load_frozen(PatchDiT, settings.patch_dit),
             load_frozen(TextureEncoder, settings.texture_encoder),
@@ -140,28 +141,33 @@ class FinetuneTask:
         self.network.train()
         for name, parameter in self.network.named_parameters():
             parameter.requires_grad_(TRAINED[settings.trained](name))
-        self.sampler = Sampler(
-            GlobalRestoration(restorer, self.network.autoencoder, *second),
-            load_frozen(TextureClassifier, settings.classifier),
-            load_frozen(ReferenceTextureMemory, settings.memory),
-            self.network.encoder,
-            self.network.patch_dit,
+        classifier = load_frozen(TextureClassifier, settings.classifier)
+        memory = load_frozen(ReferenceTextureMemory, settings.memory)
+        self.model = model_of(
+            autoencoder=self.network.autoencoder,
+            restorer=restorer,
+            **second,
+            patch_dit=self.network.patch_dit,
+            texture_classifier=classifier,
+            texture_encoder=self.network.encoder,
+            texture_memory=memory,
         )
-        if self.network.patch_dit.config["prediction_type"] != "sample":
-            raise ConfigError("fine-tuning decodes the prediction, so it needs a Patch-DiT that predicts x0 (sample)")
+        config = self.network.patch_dit.config
+        if (config["prediction_type"], config["prompt"]) != ("sample", "texture"):
+            raise ConfigError("fine-tuning takes a Patch-DiT that predicts x0 (sample) and reads textures (texture)")
         self.patch = int(self.network.patch_dit.config["sample_size"])
         if not 1 <= settings.side <= self.patch:
             raise ConfigError(f"side {settings.side} must lie in 1..{self.patch}, the patch")
         self.compared = PictureLoss(settings)
         self.checkpointed = self.compared.checkpointed
-        self.frozen = [*self.compared.frozen, restorer, self.sampler.classifier, self.sampler.memory, *second]
+        self.frozen = [*self.compared.frozen, restorer, classifier, memory, *second.values()]
         self._pairs: list[ConditionedPair] | None = None
 
     def dataset(self) -> Dataset:
         settings = self.settings
         if settings.restorer_weight:
             return PairDataset(settings.pictures, settings.pairs, settings.run.seed)
-        cache = LatentCache(settings.cache, settings.pictures, settings.pairs, self.sampler.grm)
+        cache = latent_cache(settings.cache, settings.pictures, settings.pairs, self.model.grm)
         return PatchDataset(cache, self.patch, settings.run.seed, settings.hard_share)
 
     def loss(
@@ -175,7 +181,7 @@ class FinetuneTask:
         prompt = None
         if float(torch.rand((), generator=generator)) >= settings.prompt_dropout:
             with torch.no_grad():
-                prompt = self.sampler.prompt(coarse.detach())
+                prompt = self.model.look_up(coarse.detach())
         with torch.no_grad():
             x_t, t = self._states(hr, coarse, batch["log_error"], prompt, generator)
         square = Square.draw(self.patch, settings.side, generator)
@@ -209,7 +215,7 @@ class FinetuneTask:
         count, settings = len(hr), self.settings
         noise = torch.randn(hr.shape, generator=generator).to(hr.device)
         alphas = self.alphas.to(hr.device)[:, None, None, None]
-        groups = assign_groups(confidence_from(log_error, self.sampler.restorer.eta).mean(dim=(1, 2, 3)))
+        groups = assign_groups(confidence_from(log_error, self.model.restorer.eta).mean(dim=(1, 2, 3)))
         members = groups.tolist()
         drawn = torch.randint(len(self.plans), (count,), generator=generator).tolist()
         left = [self.plans[p].steps[g] for p, g in zip(drawn, members, strict=True)]  # steps still to go
@@ -241,12 +247,9 @@ class FinetuneTask:
     def validate(self) -> tuple[dict[str, float], Image.Image | None]:
         settings = self.settings
         if self._pairs is None:
-            count = settings.validation_count
-            self._pairs = conditioned_pairs(settings.validation, count, list(CONDITIONS), VALIDATION_SIDE)
+            self._pairs = conditioned_pairs(settings, VALIDATION_SIDE)
         config = GroupConfig(steps=tuple(settings.validation_steps))
-        figures, rows = self.sampler.compare(
-            self._pairs, config, {"psnr_y": psnr_y, "lpips_alex": self.compared.judged}
-        )
+        figures, rows = compare(self.model, self._pairs, config, {"psnr_y": psnr_y, "lpips_alex": self.compared.judged})
         return figures, sheet(rows[:: max(1, len(rows) // SHEET_ROWS)])
 
     def export(self, folder: Path) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from patchscaler.data.pairs import CONDITIONS, PairDataset, PairSettings
+from patchscaler.data.pairs import PairDataset, PairSettings
 from patchscaler.data.pictures import PictureSet
 from patchscaler.data.reading import picture_files
 from patchscaler.imaging.geometry import STRIDE
@@ -34,7 +34,6 @@ VALIDATION_SIDE = 128
 SHEET_ROWS = 24
 _MEASURED = 64  # crops of which the inputs' spreads are taken
 _OUTER_RATE = 0.3
-_ARRAYS = ("pixels", "coarse", "log_error", "first", "second", "second_features")
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,6 @@ class OpinionCache(Dataset):
         crop, cache = settings.pairs.crop, settings.cache
         dataset = PairDataset(settings.pictures, settings.pairs, cache.seed)
         low, high = crop // STRIDE, crop // 4
-        self.side = low
         dtype = torch.bfloat16 if cache.precision == "bf16" else torch.float32
         quick = None
 
@@ -140,16 +138,8 @@ class OpinionCache(Dataset):
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         rng = np.random.default_rng([self.seed, index, 3])
         number = int(rng.integers(self.crops.count))
-        top, left = rng.integers(self.side - self.patch + 1, size=2).tolist()
-        return self.square(number, top, left, self.patch)
-
-    def square(self, number: int, top: int, left: int, side: int) -> dict[str, Tensor]:
-        """The latents [top, top + side) x [left, left + side) of crop `number`, and what lies under them."""
-        scales = {"pixels": STRIDE, "first": 2, "second_features": 2}
-        return {
-            name: self.crops.read(number, name, *(scales.get(name, 1) * value for value in (top, left, side)))
-            for name in _ARRAYS
-        }
+        top, left = rng.integers(self.crops.side - self.patch + 1, size=2).tolist()
+        return self.crops.square(number, top, left, self.patch)
 
 
 def opinions(batch: dict[str, Tensor]) -> tuple[Tensor, Restoration, SecondOpinion]:
@@ -208,7 +198,7 @@ class FusionTask:
     def _measured(self) -> tuple[Tensor, Restoration, SecondOpinion]:
         """A few crops, from which a new fusion takes the spreads of its inputs."""
         count = min(_MEASURED, self._opinions.crops.count)
-        crops = [self._opinions.square(number, 0, 0, self.settings.patch) for number in range(count)]
+        crops = [self._opinions.crops.square(number, 0, 0, self.settings.patch) for number in range(count)]
         return opinions({name: torch.stack([crop[name] for crop in crops]) for name in crops[0]})
 
     def dataset(self) -> Dataset:
@@ -249,9 +239,7 @@ class FusionTask:
 
     def _validation(self) -> list[Any]:
         if not self._pairs:
-            settings = self.settings
-            count = settings.validation_count
-            for condition, pair in conditioned_pairs(settings.validation, count, list(CONDITIONS), VALIDATION_SIDE):
+            for condition, pair in conditioned_pairs(self.settings, VALIDATION_SIDE):
                 first, features = self.restorer(pair["lr"], with_features=True)
                 self._pairs.append((condition, pair, (features, first, self.second(pair["lr"]))))
         return self._pairs

@@ -22,42 +22,27 @@ from patchscaler.models.latents import latent_channels
 from patchscaler.training.cache import CacheSettings, CropCache, fingerprint
 
 
-class LatentCache:
+def latent_cache(
+    settings: CacheSettings, pictures: PictureSet, pairs: PairSettings, grm: GlobalRestoration
+) -> CropCache:
     """Arrays `pixels` (count,3,8h,8w) uint8, `coarse` (count,c,h,w) and `log_error` (count,1,h,w) float16."""
+    side, channels = pairs.crop // STRIDE, latent_channels(grm.autoencoder)
+    dataset = PairDataset(pictures, pairs, settings.seed)
 
-    def __init__(
-        self,
-        settings: CacheSettings,
-        pictures: PictureSet,
-        pairs: PairSettings,
-        grm: GlobalRestoration,
-    ) -> None:
-        side, channels = pairs.crop // STRIDE, latent_channels(grm.autoencoder)
-        dataset = PairDataset(pictures, pairs, settings.seed)
+    def restore(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
+            restored = grm(batch["lr"].contiguous(memory_format=torch.channels_last))
+        return {"pixels": batch["hr"], "coarse": restored.latents, "log_error": restored.log_error}
 
-        def restore(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-            with torch.autocast("cpu", torch.bfloat16, enabled=settings.precision == "bf16"):
-                restored = grm(batch["lr"].contiguous(memory_format=torch.channels_last))
-            return {"pixels": batch["hr"], "coarse": restored.latents, "log_error": restored.log_error}
-
-        networks = [grm.restorer, grm.second, grm.fusion]
-        self.crops = CropCache(
-            Path(settings.folder) / fingerprint("pixels", settings, dataset, grm.autoencoder, networks),
-            settings.count,
-            {"pixels": (3, pairs.crop, pairs.crop), "coarse": (channels, side, side), "log_error": (1, side, side)},
-            dataset,
-            restore,
-            settings.workers,
-        )
-        self.count, self.side = settings.count, side
-
-    def patches(self, index: int, top: int, left: int, patch: int) -> dict[str, Tensor]:
-        """The patch at latent (top,left) of crop `index` as float32 tensors, pixels in [0,1]."""
-        corner = STRIDE * top, STRIDE * left, STRIDE * patch
-        return {
-            name: self.crops.read(index, name, *(corner if name == "pixels" else (top, left, patch)))
-            for name in self.crops.arrays
-        }
+    networks = [grm.restorer, grm.second, grm.fusion]
+    return CropCache(
+        Path(settings.folder) / fingerprint("pixels", settings, dataset, grm.autoencoder, networks),
+        settings.count,
+        {"pixels": (3, pairs.crop, pairs.crop), "coarse": (channels, side, side), "log_error": (1, side, side)},
+        dataset,
+        restore,
+        settings.workers,
+    )
 
 
 def random_patches(
@@ -101,7 +86,7 @@ class PatchDataset(Dataset):
     hard_share: this share of samples is the harder (by log error) of two places in the crop, the rest is drawn evenly.
     """
 
-    def __init__(self, cache: LatentCache, patch: int, seed: int, hard_share: float = 0.5) -> None:
+    def __init__(self, cache: CropCache, patch: int, seed: int, hard_share: float = 0.5) -> None:
         if cache.side < patch:
             raise ConfigError(f"crops of {cache.side} latents hold no patch of {patch}: set pairs.crop to {8 * patch}")
         self.cache, self.patch, self.seed, self.hard_share = cache, patch, seed, hard_share
@@ -113,7 +98,7 @@ class PatchDataset(Dataset):
         rng = np.random.default_rng([self.seed, index, 2])
         crop = int(rng.integers(self.cache.count))
         places = rng.integers(self.cache.side - self.patch + 1, size=(2, 2))
-        candidates = [self.cache.patches(crop, int(top), int(left), self.patch) for top, left in places]
+        candidates = [self.cache.square(crop, int(top), int(left), self.patch) for top, left in places]
         if rng.random() < self.hard_share:
             return max(candidates, key=lambda sample: float(sample["log_error"].mean()))
         return candidates[0]

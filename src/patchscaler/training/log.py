@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
 
 from patchscaler.errors import ConfigError
-from patchscaler.training.settings import as_dict, flat
+from patchscaler.training.settings import flat
 
 
 def check_tracker(name: str | None) -> None:
@@ -31,7 +32,7 @@ class Log:
         if tracker is not None:
             # A resumed run goes on in the same one of W&B's runs.
             own = {"wandb": {"id": str(path.parent).replace("/", "-"), "resume": "allow"}} if tracker == "wandb" else {}
-            config = {k: v if isinstance(v, int | float | str) else str(v) for k, v in flat(as_dict(settings)).items()}
+            config = {k: v if isinstance(v, int | float | str) else str(v) for k, v in flat(asdict(settings)).items()}
             accelerator.init_trackers("patchscaler", config, own)
 
     def write(self, event: str, step: int, **values: Any) -> None:

@@ -29,7 +29,7 @@ from patchscaler.errors import ConfigError
 from patchscaler.training.checkpoints import finish_checkpoint, keep, save_checkpoint
 from patchscaler.training.loader import batches
 from patchscaler.training.log import Log, check_tracker
-from patchscaler.training.settings import RunSettings, as_dict, check_settings
+from patchscaler.training.settings import RunSettings, check_settings
 from patchscaler.training.task import (
     Task,
     mixed_precision,
@@ -200,7 +200,7 @@ class _Training:
         with averaged(self.ema, self.task.network):
             self.task.export(folder)
         record: dict[str, Any] = {"steps": self.progress.step, "hours": round(self.progress.seconds / 3600, 3)}
-        record |= {"figures": self.figures, "settings": as_dict(self.settings)}
+        record |= {"figures": self.figures, "settings": dataclasses.asdict(self.settings)}
         (folder / "training.json").write_text(json.dumps(record, indent=2))
 
     def _validate(self) -> None:

@@ -1,4 +1,4 @@
-"""Training of Patch-DiT and the texture encoder on cached latents, by Eq. 6 and 7, with an optional loss in pixels.
+"""Training of Patch-DiT and its texture encoder on cached latents, by Eq. 6 and 7, with an optional loss in pixels.
 
 Each sample gets a uniform time step. A share of them starts as inference does: x_t is noised from a point between x0
 and the coarse y0 rather than from x0 itself. A share of each batch is also decoded, and its predicted x0 compared with
@@ -8,7 +8,7 @@ and visible nowhere.
 The restorer stays as it is, or learns along by Eq. 1 for the first `restorer_steps`, as the paper's iterations count.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,34 +24,36 @@ from patchscaler.data.pictures import PictureSet
 from patchscaler.data.reading import picture_files
 from patchscaler.errors import ConfigError
 from patchscaler.metrics.fidelity import psnr_y
-from patchscaler.models.grm import GlobalRestoration
 from patchscaler.models.latents import decode_latents, encode_pixels, latent_channels, restorer_input
-from patchscaler.models.patch_dit import PatchDiT
+from patchscaler.models.patch_dit import TEXT_ENCODER, PatchDiT
 from patchscaler.models.restorer import Restoration, restoration_loss
+from patchscaler.models.text_prompt import token_width
 from patchscaler.models.texture import ReferenceTextureMemory, TextureClassifier, TextureEncoder
 from patchscaler.pgs.groups import GroupConfig
 from patchscaler.pgs.schedule import TRAIN_STEPS, make_scheduler
 from patchscaler.training.cache import CacheSettings
 from patchscaler.training.frozen import load_autoencoder, load_frozen, load_restorer
-from patchscaler.training.latents import LatentCache, PatchDataset, random_patches
+from patchscaler.training.latents import PatchDataset, latent_cache, random_patches
 from patchscaler.training.perceptual import PerceptualLoss
 from patchscaler.training.published import begin_patch_dit, load_transformer
 from patchscaler.training.restorer import build_restorer
-from patchscaler.training.sampling import Sampler
+from patchscaler.training.sampling import compare, model_of
 from patchscaler.training.settings import RunSettings
-from patchscaler.training.validation import ConditionedPair, conditioned_pairs, sheet, trained_conditions
+from patchscaler.training.validation import ConditionedPair, conditioned_pairs, sheet
 
 
 @dataclass(frozen=True)
 class PatchDiTSettings:
     """One Patch-DiT run on the frozen parts in the folders named.
 
+    model             arguments of PatchDiT; `prompt` is among them
+    classifier, memory, encoder  of the prompt "texture": folders, and arguments of TextureEncoder
     hard_share        see PatchDataset
     coarse_share      share of samples noised from between x0 and y0
-    prompt_dropout    share of steps without texture prompt, so that the network also works without one
+    prompt_dropout    share of steps without prompt, so that the network also works without one
     snr_gamma         weight min(SNR, gamma) / gamma of the squared error (min-SNR for x0); 0: uniform
     decode_share      share of a batch that is decoded; pixel_weight, perceptual_weight: of its losses
-    warm_start        what to begin from instead of from nothing: a folder with patch_dit/ and texture_encoder/; or that
+    warm_start        what to begin from instead of from nothing: an exported folder, with patch_dit/ in it; or that
                       of a PixArt or DiT transformer of diffusers, of which the layers that fit are taken
     restorer          folder of the trained GRM; None: a new one of [restorer_model], as [model] of a restorer's run
     restorer_steps    so many steps the restorer learns along, with uncertainty_weight as lambda of Eq. 1, on the crops
@@ -62,9 +64,9 @@ class PatchDiTSettings:
     run: RunSettings
     pictures: PictureSet
     autoencoder: str
-    classifier: str
-    memory: str
     validation: str
+    classifier: str | None = None
+    memory: str | None = None
     restorer: str | None = None
     restorer_model: dict[str, Any] = field(default_factory=dict)
     restorer_steps: int = 0
@@ -84,10 +86,10 @@ class PatchDiTSettings:
     validation_count: int = 8
 
 
-class TexturedDenoiser(nn.Module):
-    """Patch-DiT with its texture encoder, and the restorer where it learns along: what is trained together."""
+class PromptedDenoiser(nn.Module):
+    """Patch-DiT, its texture encoder if it has one, the restorer where it learns along: what is trained together."""
 
-    def __init__(self, patch_dit: PatchDiT, encoder: TextureEncoder, restorer: Any = None) -> None:
+    def __init__(self, patch_dit: PatchDiT, encoder: TextureEncoder | None, restorer: Any = None) -> None:
         super().__init__()
         self.patch_dit, self.encoder, self.restorer = patch_dit, encoder, restorer
 
@@ -97,26 +99,25 @@ class TexturedDenoiser(nn.Module):
         t: Tensor,
         coarse: Tensor,
         log_error: Tensor,
-        values: Tensor | None,
-        similarities: Tensor | None,
+        prompt: Sequence[Tensor] | None,
         small: Tensor | None = None,
     ) -> tuple[Tensor, Restoration | None]:
         """Patch-DiT's prediction, and what the restorer makes of its input `small`: both in one pass, as gradients that
-        are averaged over processes ask for."""
+        are averaged over processes ask for. prompt: by `Model.look_up`."""
         texture = None
-        if values is not None and similarities is not None:
-            texture = self.patch_dit.texture_cache(self.encoder(values, similarities))
+        if prompt is not None:
+            texture = self.patch_dit.texture_cache(prompt[0] if self.encoder is None else self.encoder(*prompt))
         restored = None if small is None else self.restorer(small)
         return self.patch_dit(x_t, t, coarse, log_error, texture), restored
 
 
 class FrozenParts(NamedTuple):
-    """What Patch-DiT is trained on."""
+    """What Patch-DiT is trained on; classifier and memory: of the prompt "texture"."""
 
     autoencoder: Any
     restorer: Any
-    classifier: TextureClassifier
-    memory: ReferenceTextureMemory
+    classifier: TextureClassifier | None
+    memory: ReferenceTextureMemory | None
 
 
 def load_parts(settings: PatchDiTSettings) -> FrozenParts:
@@ -127,12 +128,12 @@ def load_parts(settings: PatchDiTSettings) -> FrozenParts:
         restorer = build_restorer(settings.restorer_model, autoencoder)
     else:
         restorer = load_restorer(settings.restorer)
-    return FrozenParts(
-        autoencoder,
-        restorer,
-        load_frozen(TextureClassifier, settings.classifier),
-        load_frozen(ReferenceTextureMemory, settings.memory),
-    )
+    if settings.model.get("prompt", "texture") != "texture":
+        return FrozenParts(autoencoder, restorer, None, None)
+    if settings.classifier is None or settings.memory is None:
+        raise ConfigError('prompt = "texture" needs classifier and memory: name their folders')
+    classifier = load_frozen(TextureClassifier, settings.classifier)
+    return FrozenParts(autoencoder, restorer, classifier, load_frozen(ReferenceTextureMemory, settings.memory))
 
 
 class PatchDiTTask:
@@ -154,21 +155,35 @@ class PatchDiTTask:
         self.perceptual = PerceptualLoss() if settings.decode_share and settings.perceptual_weight else None
         torch.manual_seed(settings.run.seed)
         channels = latent_channels(self.autoencoder)
-        start = Path(settings.warm_start or "")
+        start, textured = Path(settings.warm_start or ""), parts.memory is not None
         if settings.warm_start is None or (start / "config.json").exists():
-            encoder = TextureEncoder(latent_channels=channels, **settings.encoder)
-            patch_dit = PatchDiT(latent_channels=channels, texture_width=encoder.config["width"], **settings.model)
+            encoder = TextureEncoder(latent_channels=channels, **settings.encoder) if textured else None
+            own = dict(settings.model)
+            if encoder is not None:
+                own["texture_width"] = encoder.config["width"]
+            elif own["prompt"] == "text":
+                own["texture_width"] = token_width(own.get("text_encoder", TEXT_ENCODER))
+            patch_dit = PatchDiT(latent_channels=channels, **own)
             if settings.warm_start is not None:
                 begin_patch_dit(patch_dit, load_transformer(start))
         else:
-            encoder = TextureEncoder.from_pretrained(start / "texture_encoder")
+            encoder = TextureEncoder.from_pretrained(start / "texture_encoder") if textured else None
             patch_dit = PatchDiT.from_pretrained(start / "patch_dit")
+        if (found := patch_dit.config["prompt"]) != (asked := settings.model.get("prompt", "texture")):
+            raise ConfigError(f'warm_start has prompt "{found}", model.prompt is "{asked}": they must be the same')
+        self.prompted = found != "none"
         along = settings.restorer_steps > 0
-        self.network = TexturedDenoiser(patch_dit, encoder, parts.restorer if along else None)
+        self.network = PromptedDenoiser(patch_dit, encoder, parts.restorer if along else None)
         if along:
             parts.restorer.requires_grad_(True).train()
-        grm = GlobalRestoration(parts.restorer, parts.autoencoder)
-        self.sampler = Sampler(grm, parts.classifier, parts.memory, encoder, patch_dit)
+        self.model = model_of(
+            autoencoder=parts.autoencoder,
+            restorer=parts.restorer,
+            patch_dit=patch_dit,
+            texture_classifier=parts.classifier,
+            texture_encoder=encoder,
+            texture_memory=parts.memory,
+        )
         self.frozen = [part for part in (*parts, self.perceptual) if part is not None]
         if along:
             self.frozen.remove(parts.restorer)
@@ -180,7 +195,7 @@ class PatchDiTTask:
         settings = self.settings
         if not settings.cache.count:
             return PairDataset(settings.pictures, settings.pairs, settings.run.seed)
-        cache = LatentCache(settings.cache, settings.pictures, settings.pairs, self.sampler.grm)
+        cache = latent_cache(settings.cache, settings.pictures, settings.pairs, self.model.grm)
         return PatchDataset(cache, self.patch, settings.run.seed, settings.hard_share)
 
     def loss(
@@ -189,7 +204,7 @@ class PatchDiTTask:
         settings, crops = self.settings, batch
         with torch.no_grad():
             if "lr" in batch:
-                restored = self.sampler.restore(batch["lr"])
+                restored = self.model.grm(batch["lr"])
                 batch = random_patches(
                     batch, restored.latents, restored.log_error, self.patch, settings.hard_share, generator
                 )
@@ -202,15 +217,15 @@ class PatchDiTTask:
         alpha = self.alphas.to(hr.device)[t][:, None, None, None]
         start = hr + blend.to(hr.device)[:, None, None, None] * (coarse - hr)
         x_t = alpha.sqrt() * start + (1 - alpha).sqrt() * noise  # Eq. 6
-        prompt: tuple[Tensor | None, Tensor | None] = (None, None)
-        if float(torch.rand((), generator=generator)) >= settings.prompt_dropout:
+        prompt = None
+        if float(torch.rand((), generator=generator)) >= settings.prompt_dropout and self.prompted:
             with torch.no_grad():
-                prompt = self.sampler.prompt(coarse)
+                prompt = self.model.look_up(coarse)
         small = None
         if self.step < settings.restorer_steps:
             with torch.no_grad():
-                small = restorer_input(self.sampler.restorer, self.autoencoder, crops["lr"])
-        prediction, restoration = network(x_t, t, coarse, batch["log_error"], *prompt, small)
+                small = restorer_input(self.model.restorer, self.autoencoder, crops["lr"])
+        prediction, restoration = network(x_t, t, coarse, batch["log_error"], prompt, small)
         x0, target = self._clean_and_target(prediction, x_t, hr, noise, alpha)
         error = (prediction - target).square().mean(dim=(1, 2, 3))
         snr = (alpha / (1 - alpha)).flatten()
@@ -229,7 +244,7 @@ class PatchDiTTask:
         if restoration is not None:
             with torch.no_grad():
                 whole = encode_pixels(self.autoencoder, crops["hr"])
-            eta = float(self.sampler.restorer.eta)
+            eta = float(self.model.restorer.eta)
             equation, _ = restoration_loss(restoration, whole, eta, settings.uncertainty_weight)  # Eq. 1
             loss, figures = loss + equation, figures | {"eq1": equation.detach()}
         return loss, figures
@@ -257,19 +272,18 @@ class PatchDiTTask:
 
     def validate(self) -> tuple[dict[str, float], Image.Image | None]:
         if self._pairs is None:
-            settings = self.settings
-            conditions = trained_conditions(settings.pairs)
-            self._pairs = conditioned_pairs(settings.validation, settings.validation_count, conditions, side=256)
+            self._pairs = conditioned_pairs(self.settings, side=256)
         measures: dict[str, Callable[..., Any]] = {
             "psnr_y": psnr_y,
             "perceptual": self.perceptual or PerceptualLoss().to(next(self.network.parameters()).device),
         }
-        figures, rows = self.sampler.compare(self._pairs, GroupConfig(), measures)
+        figures, rows = compare(self.model, self._pairs, GroupConfig(), measures)
         return figures, sheet(rows)
 
     def export(self, folder: Path) -> None:
         self.network.patch_dit.save_pretrained(folder / "patch_dit")
-        self.network.encoder.save_pretrained(folder / "texture_encoder")
+        if self.network.encoder is not None:
+            self.network.encoder.save_pretrained(folder / "texture_encoder")
         if self.network.restorer is not None:
             self.network.restorer.save_pretrained(folder / "restorer")
 

@@ -8,17 +8,15 @@ latents, and only ln e (Eq. 1) begins untrained.
              PixelShuffle(4) and the nearest-neighbour enlarged input added -> ConvRestorer, the tiny GRM
     RRDB     RRDBNet x4 (Real-ESRGAN x4plus and its kin) -> RrdbRestorer, the second restorer of the GRM
 
-Each is read from its authors' checkpoint (.pth), or ncnn's .bin of it.
+Each is read from its authors' checkpoint.
 
 The paper's networks can begin with the layers of others that have their shapes, which is less: SwinRestorer with those
 of a SwinIR, Patch-DiT with those of a PixArt or DiT transformer of diffusers.
 """
 
-import struct
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
@@ -34,7 +32,6 @@ from patchscaler.models.swin_restorer import SwinRestorer
 from patchscaler.training.frozen import class_name
 
 _SCALE = 4
-_HALF = 0x01306B47  # ncnn's mark of weights in half precision
 _KERNEL = STRIDE + 2  # of a 3x3 convolution followed by a block transform
 
 
@@ -53,67 +50,15 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     return {name: value.float() for name, value in state.items()}
 
 
-class NcnnFile:
-    """ncnn's .bin, which holds weights in the order of the layers and nothing of their shapes.
-
-    what  the network that it should hold, for WeightsError
-    """
-
-    def __init__(self, path: Path, what: str) -> None:
-        self.path, self.what = path, what
-        self._data, self._place = path.read_bytes(), 0
-
-    @property
-    def left(self) -> int:
-        """Bytes not read yet."""
-        return len(self._data) - self._place
-
-    def values(self, count: int, kind: type[np.floating] = np.float32) -> Tensor:
-        """The next so many numbers."""
-        try:
-            found = np.frombuffer(self._data, kind, count, self._place)
-        except ValueError as error:
-            raise WeightsError(f"{self.path}: not the .bin of {self.what}: {error}") from error
-        self._place += (found.nbytes + 3) // 4 * 4
-        return torch.from_numpy(found.astype(np.float32))
-
-    def convolution(self, channels: int, read: int) -> tuple[Tensor, Tensor]:
-        """Weight (channels,read,3,3) and bias of the next layer."""
-        mark = struct.unpack_from("<I", self._data, self._place)[0] if self.left >= 4 else None
-        if mark not in (0, _HALF):
-            raise WeightsError(f"{self.path}: not the .bin of {self.what}")
-        self._place += 4
-        weight = self.values(channels * read * 9, np.float16 if mark else np.float32)
-        return weight.view(channels, read, 3, 3), self.values(channels)
-
-    def close(self) -> None:
-        """Raises WeightsError unless everything has been read."""
-        if self.left:
-            raise WeightsError(f"{self.path}: {self.left} bytes are left over; not the .bin of {self.what}")
-
-
-def read_compact(path: str | Path) -> list[Tensor]:
+def read_compact(path: Path) -> list[Tensor]:
     """Weights of a compact network in the order of its layers: weight, bias, slopes, ..., weight, bias.
 
-    path: the authors' checkpoint (.pth), or ncnn's .bin of it. WeightsError when it is something else.
+    path: the authors' checkpoint. WeightsError when it is something else.
     """
-    path = Path(path)
-    if path.suffix == ".bin":
-        return _compact_from_ncnn(NcnnFile(path, "a compact network"))
     state = read_checkpoint(path)
     if not all(key.startswith("body.") for key in state):
         raise WeightsError(f"{path}: not a compact network (SRVGGNetCompact)")
     return list(state.values())
-
-
-def _compact_from_ncnn(file: NcnnFile, width: int = 64, out: int = 3 * _SCALE**2) -> list[Tensor]:
-    tensors = [*file.convolution(width, 3), file.values(width)]
-    # Each further layer holds its slopes too; what remains at the end is the convolution to the pixels.
-    while file.left > 4 + out * width * 9 * 4 + out * 4:
-        tensors += [*file.convolution(width, width), file.values(width)]
-    tensors += file.convolution(out, width)
-    file.close()
-    return tensors
 
 
 @torch.no_grad()
@@ -149,30 +94,17 @@ def restorer_from_compact(tensors: list[Tensor], autoencoder: DctAutoencoder) ->
     return restorer
 
 
-def read_rrdb(path: str | Path) -> list[tuple[Tensor, Tensor]]:
+def read_rrdb(path: Path) -> list[tuple[Tensor, Tensor]]:
     """Weight and bias of each convolution of an RRDB network x4, in the order in which they run.
 
-    path: the authors' checkpoint (.pth), or ncnn's .bin of it. Raises WeightsError when it is something else.
+    path: the authors' checkpoint. Raises WeightsError when it is something else.
     """
-    path = Path(path)
-    if path.suffix == ".bin":
-        return _rrdb_from_ncnn(NcnnFile(path, "an RRDB network"))
     state = read_checkpoint(path)
     # RRDBNet of the authors lists its convolutions in the order in which they run.
     weights = [name for name in state if name.endswith(".weight")]
     if not weights or weights[0] != "conv_first.weight" or weights[-1] != "conv_last.weight":
         raise WeightsError(f"{path}: not an RRDB network (RRDBNet)")
     return [(state[name], state[name.removesuffix("weight") + "bias"]) for name in weights]
-
-
-def _rrdb_from_ncnn(file: NcnnFile, width: int = 64, growth: int = 32) -> list[tuple[Tensor, Tensor]]:
-    dense = [(width + i * growth, growth) for i in range(4)] + [(width + 4 * growth, width)]
-    block = 3 * sum(9 * read * out * 2 + 4 + 4 * out for read, out in dense)
-    blocks = file.left // block  # the other layers together are smaller than one
-    shapes = [(3, width), *(3 * blocks * dense), *(4 * [(width, width)]), (width, 3)]
-    layers = [file.convolution(out, read) for read, out in shapes]
-    file.close()
-    return layers
 
 
 @torch.no_grad()

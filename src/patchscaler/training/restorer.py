@@ -24,7 +24,7 @@ from patchscaler.training.decoding import decode_square, pixel_square
 from patchscaler.training.frozen import RESTORERS, load_autoencoder, load_restorer
 from patchscaler.training.published import begin_swin, read_checkpoint, read_compact, restorer_from_compact
 from patchscaler.training.settings import RunSettings
-from patchscaler.training.validation import ConditionedPair, conditioned_pairs, mean_figures, sheet, trained_conditions
+from patchscaler.training.validation import ConditionedPair, conditioned_pairs, mean_figures, sheet
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,7 @@ class RestorerTask:
 
     def validate(self) -> tuple[dict[str, float], Image.Image | None]:
         if self._pairs is None:
-            settings = self.settings
-            conditions = trained_conditions(settings.pairs)
-            self._pairs = conditioned_pairs(settings.validation, settings.validation_count, conditions, side=256)
+            self._pairs = conditioned_pairs(self.settings, side=256)
         found, rows = [], []
         device = next(self.network.parameters()).device
         for condition, pair in self._pairs:

@@ -139,11 +139,6 @@ def _value(hint: Any, value: Any, where: str) -> Any:
     raise ConfigError(f"{where} = {value!r} has the wrong type; expected {hint}")
 
 
-def as_dict(settings: Any) -> dict[str, Any]:
-    """The resolved settings as plain values, for the run folder's record."""
-    return dataclasses.asdict(settings)
-
-
 # Settings that may change between the calls of one run.
 _FREE = {
     f"run.{key}"
@@ -170,7 +165,7 @@ def check_settings(path: Path, settings: Any) -> None:
 
     A setting that the record doesn't have, since it was begun by an older version, counts as its default.
     """
-    now = json.loads(json.dumps(as_dict(settings)))
+    now = json.loads(json.dumps(dataclasses.asdict(settings)))
     if path.exists():
         before, after = flat(_completed(json.loads(path.read_text()), settings)), flat(now)
         changed = [key for key in after | before if key not in _FREE and before.get(key) != after.get(key)]
@@ -191,7 +186,7 @@ def _completed(record: dict[str, Any], settings: Any) -> dict[str, Any]:
                 full[field.name] = json.loads(json.dumps(field.default))
             elif field.default_factory is not dataclasses.MISSING:
                 made = field.default_factory()
-                full[field.name] = json.loads(json.dumps(as_dict(made) if dataclasses.is_dataclass(made) else made))
+                full[field.name] = json.loads(json.dumps(made, default=dataclasses.asdict))
         elif dataclasses.is_dataclass(value) and isinstance(full[field.name], dict):
             full[field.name] = _completed(full[field.name], value)
     return full

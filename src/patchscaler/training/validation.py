@@ -1,6 +1,7 @@
 """What the validations of training runs share."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from patchscaler.data.pairs import PairSettings, validation_pairs
+from patchscaler.data.pairs import validation_pairs
 
 
 def sheet(rows: list[list[Tensor]]) -> Image.Image:
@@ -23,17 +24,14 @@ def sheet(rows: list[list[Tensor]]) -> Image.Image:
 ConditionedPair = tuple[str, dict[str, Tensor]]  # a degradation's name, and a picture with what was made of it
 
 
-def trained_conditions(pairs: PairSettings) -> list[str]:
-    """The degradations that a run draws, by name."""
-    return [name for name, share in pairs.mixture.items() if share > 0]
-
-
-def conditioned_pairs(folder: str, count: int, conditions: Sequence[str], side: int) -> list[ConditionedPair]:
-    """`count` pairs, as many under each condition, of centre crops of this side from all over the folder."""
-    each = max(1, count // len(conditions))
+def conditioned_pairs(settings: Any, side: int) -> list[ConditionedPair]:
+    """`settings.validation_count` pairs, as many under each degradation that `settings.pairs` draws, of centre crops
+    of this side from all over the folder `settings.validation`."""
+    conditions = [name for name, share in settings.pairs.mixture.items() if share > 0]
+    each = max(1, settings.validation_count // len(conditions))
     chosen: list[ConditionedPair] = []
     for condition in conditions:
-        pairs = validation_pairs(folder, 0, condition, side=side)
+        pairs = validation_pairs(settings.validation, 0, condition, side=side)
         chosen += [(condition, pair) for pair in pairs[:: max(1, len(pairs) // each)][:each]]
     return chosen
 

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from patchscaler.errors import ConfigError
-from patchscaler.options import DENOISE, QUALITIES
+from patchscaler.options import QUALITIES
 
 MIB = 2**20
 LARGEST_SCALE = 4  # one pass of the model
+UNMOVED = 0.5  # of the page's denoise: the gate decides
 
 
 class Quality(str, Enum):
@@ -79,7 +80,7 @@ class Options(BaseModel):
     format: Annotated[Format, FORMAT, Field(description="of the result")] = Format.png
     denoise: Annotated[
         float, DENOISING, Field(ge=0, le=1, description="how much the second restorer counts; 0.5: if it pays")
-    ] = DENOISE
+    ] = UNMOVED
     wrap: Annotated[bool, WRAP, Field(description="for textures that tile: borders continue on the opposite side")] = (
         False
     )
@@ -93,7 +94,7 @@ class Options(BaseModel):
     def call(self) -> dict[str, Any]:
         """Arguments of Upscaler's call: the options under their own names, but for the format, which is for the file
         alone; a denoise that isn't moved is the quality's own."""
-        denoise = None if self.denoise == DENOISE else self.denoise
+        denoise = None if self.denoise == UNMOVED else self.denoise
         return self.model_dump(exclude={"format"}) | {"quality": self.quality.value, "denoise": denoise}
 
 

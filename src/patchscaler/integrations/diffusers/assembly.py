@@ -11,9 +11,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from patchscaler import __version__
 from patchscaler.errors import WeightsError
 from patchscaler.integrations.diffusers.pipeline import PatchScalerPipeline
-from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.loading import check_part
-from patchscaler.models.model import PARTS, SECOND_PARTS
+from patchscaler.models.model import SECOND_PARTS, TEXTURE_PARTS, parts_of, prompt_of
 from patchscaler.pgs.schedule import make_scheduler
 from patchscaler.storage import read_json
 
@@ -25,13 +24,14 @@ def assemble(
 ) -> PatchScalerPipeline:
     """Loads every part strictly from its folder, saves them as half-precision safetensors to `out` with record.json.
 
-    folders: part name (autoencoder, restorer, patch_dit, texture_classifier, texture_encoder, texture_memory; for
-    a model with a second restorer, second_restorer and fusion, too) -> folder
+    folders: part name (autoencoder, restorer, patch_dit; where that is prompted by textures, texture_classifier,
+    texture_encoder, texture_memory; for a model with a second restorer, second_restorer and fusion, too) -> folder
     Raises WeightsError for a part that is absent or doesn't fit its config.
     """
     second = {name: options for name, options in SECOND_PARTS.items() if name in folders}
-    classes = {"autoencoder": (DctAutoencoder,), **PARTS, **second}
-    parts: dict[str, ModelMixin] = {}
+    prompt = prompt_of(folders["patch_dit"]) if "patch_dit" in folders else "texture"
+    classes = {**parts_of(prompt), **second}
+    parts: dict[str, ModelMixin | None] = dict.fromkeys(TEXTURE_PARTS)
     record: dict[str, Any] = {
         "format_version": FORMAT_VERSION,
         "made_with": f"patchscaler {__version__}, torch {torch.__version__}",

@@ -16,7 +16,7 @@ from patchscaler.pgs.sampling import StepEnd
 from patchscaler.report import Progress
 from patchscaler.stages.canvas import LatentCanvas
 from patchscaler.stages.executor import Executor
-from patchscaler.stages.restore import Coarse
+from patchscaler.stages.restore import CoarseLatents
 from patchscaler.stages.task import Task
 from patchscaler.upscaler import Upscaler
 
@@ -124,16 +124,12 @@ class PipelineUpscaler(Upscaler):
     """
 
     def __init__(
-        self,
-        executor: Executor,
-        on_step_end: StepEnd,
-        on_options: Callable[[Options], None],
-        as_latents: bool,
+        self, executor: Executor, on_step_end: StepEnd, on_options: Callable[[Options], None], as_latents: bool
     ) -> None:
         super().__init__(engine=executor.engine, executor=executor)
         self.on_step_end, self.on_options, self.as_latents = on_step_end, on_options, as_latents
 
-    def restore(self, task: Task) -> Coarse:
+    def restore(self, task: Task) -> CoarseLatents:
         task.on_step_end, task.on_options = self.on_step_end, self.on_options
         if self.as_latents:
             task.canvas = LatentCanvas()

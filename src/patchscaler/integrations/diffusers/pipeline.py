@@ -21,19 +21,12 @@ from patchscaler.imaging.files import Picture
 from patchscaler.imaging.geometry import SCALE
 from patchscaler.imaging.sources import pictures_from
 from patchscaler.imaging.tiles import OVERLAP
-from patchscaler.integrations.diffusers.calls import (
-    Calls,
-    PipelineUpscaler,
-    StepCallback,
-    seeds_of,
-    step_bar,
-    step_end,
-)
+from patchscaler.integrations.diffusers.calls import Calls, PipelineUpscaler, StepCallback, seeds_of, step_bar, step_end
 from patchscaler.integrations.diffusers.output import PatchScalerBatch, PatchScalerOutput, batch_of, output_of
 from patchscaler.integrations.diffusers.saving import SavedPipeline
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.fusion import Fusion
-from patchscaler.models.model import SECOND_PARTS, Model, channels_last
+from patchscaler.models.model import PARTS, SECOND_PARTS, TEXTURE_PARTS, Model, channels_last
 from patchscaler.models.patch_dit import PatchDiT, TextureCache
 from patchscaler.models.restorer import ConvRestorer, Restoration
 from patchscaler.models.rrdb import RrdbRestorer
@@ -73,20 +66,20 @@ class PatchScalerPipeline(SavedPipeline):
     """Enlarges a picture x4 (arXiv 2405.17158). `PatchScalerPipeline.from_pretrained()` loads the bundled model.
 
     The parts are an autoencoder, the restorer (GRM), Patch-DiT, and classifier, memory and encoder of the texture
-    prompt; perhaps a second restorer and its fusion with the first.
+    prompt (None where Patch-DiT's prompt is another); perhaps a second restorer and its fusion with the first.
     """
 
     autoencoder: DctAutoencoder | AutoencoderKL
     restorer: ConvRestorer | SwinRestorer
     patch_dit: PatchDiT
-    texture_classifier: TextureClassifier
-    texture_encoder: TextureEncoder
-    texture_memory: ReferenceTextureMemory
+    texture_classifier: TextureClassifier | None
+    texture_encoder: TextureEncoder | None
+    texture_memory: ReferenceTextureMemory | None
     scheduler: DDIMScheduler
     second_restorer: RrdbRestorer | None
     fusion: Fusion | None
 
-    _optional_components: ClassVar[list[str]] = list(SECOND_PARTS)
+    _optional_components: ClassVar[list[str]] = [*SECOND_PARTS, *TEXTURE_PARTS]
     model_cpu_offload_seq = (
         "restorer->second_restorer->fusion->texture_classifier->texture_encoder->patch_dit->autoencoder"  # type: ignore[assignment]
     )
@@ -99,9 +92,9 @@ class PatchScalerPipeline(SavedPipeline):
         autoencoder: DctAutoencoder | AutoencoderKL,
         restorer: ConvRestorer | SwinRestorer,
         patch_dit: PatchDiT,
-        texture_classifier: TextureClassifier,
-        texture_encoder: TextureEncoder,
-        texture_memory: ReferenceTextureMemory,
+        texture_classifier: TextureClassifier | None,
+        texture_encoder: TextureEncoder | None,
+        texture_memory: ReferenceTextureMemory | None,
         scheduler: DDIMScheduler,
         second_restorer: RrdbRestorer | None = None,
         fusion: Fusion | None = None,
@@ -122,7 +115,8 @@ class PatchScalerPipeline(SavedPipeline):
         self.register_to_config(overlap=overlap)
         channels_last(autoencoder, restorer, texture_classifier, second_restorer, fusion)
         # Without accelerate, diffusers leaves a part whose first tensor is whole numbers in its stored precision.
-        nn.Module.to(texture_memory, patch_dit.dtype)
+        if texture_memory is not None:
+            nn.Module.to(texture_memory, patch_dit.dtype)
         self._calls = Calls()
         self._num_timesteps = 0
         self._origin: Path | None = None
@@ -224,14 +218,7 @@ class PatchScalerPipeline(SavedPipeline):
         """The networks as the stages take them. Raises ConfigError for a scheduler that would change nothing."""
         check_scheduler(self.scheduler)
         return Model(
-            autoencoder=self.autoencoder,
-            restorer=self.restorer,
-            patch_dit=self.patch_dit,
-            texture_classifier=self.texture_classifier,
-            texture_encoder=self.texture_encoder,
-            texture_memory=self.texture_memory,
-            second_restorer=self.second_restorer,
-            fusion=self.fusion,
+            **{name: getattr(self, name) for name in ("autoencoder", *PARTS, *SECOND_PARTS)},
             alphas=alphas_from(self.scheduler.config),
             overlap=int(self.config["overlap"]),
             run_on=self._execution_device,
@@ -263,5 +250,5 @@ class PatchScalerPipeline(SavedPipeline):
         return self.parts.grm(pixels)
 
     def prompt(self, patches: Float[Tensor, "n c V V"]) -> TextureCache:
-        """`Model.prompt`: keys and values of the textures for each coarse patch."""
+        """`Model.prompt`: keys and values of the prompt of each coarse patch."""
         return self.parts.prompt(patches)

@@ -1,6 +1,7 @@
 """Any option of inference varied by itself: number of groups, thresholds, start times, steps, overlap, K, memory, seed.
 
 `--set KEY=V1,V2,...`, more than once; "/" stands between the numbers of one value: `--set gammas=0.95/0.75,0.9/0.6`.
+What is trained is varied by models that were trained with it: `--set model=DIR1,DIR2`.
 """
 
 import math
@@ -14,6 +15,7 @@ from patchscaler.errors import ConfigError
 from patchscaler.imaging.geometry import Size
 from patchscaler.measure.experiments.plots import gains, new_axes
 from patchscaler.measure.experiments.record import Record, Table
+from patchscaler.measure.experiments.setting import shown
 from patchscaler.measure.experiments.trial import Found, Trial, steps_text
 from patchscaler.measure.models import DEFAULT, NONE, PAPER, Enlarged, Way, with_memory_of, with_parts, with_top_k
 from patchscaler.measure.pairing import read_pixels
@@ -48,10 +50,11 @@ def _numbers(kind: type) -> Callable[[str], tuple[Any, ...]]:
 
 
 # key -> a value's text -> what the model's parts and the call's options become
-PARTS: dict[str, Callable[[Any, str], Any]] = {
-    "overlap": lambda model, text: with_parts(model, overlap=int(text)),
-    "K": lambda model, text: with_top_k(model, int(text)),
-    "memory": lambda model, text: with_memory_of(model, int(text)),
+PARTS: dict[str, Callable[[Trial, str], Any]] = {
+    "overlap": lambda trial, text: with_parts(trial.model, overlap=int(text)),
+    "K": lambda trial, text: with_top_k(trial.model, int(text)),
+    "memory": lambda trial, text: with_memory_of(trial.model, int(text)),
+    "model": lambda trial, text: trial.load(text),
 }
 OPTIONS: dict[str, Callable[[str], dict[str, Any]]] = {
     "groups": lambda text: groups_of(int(text)),
@@ -70,12 +73,16 @@ def parse_sets(texts: list[str]) -> dict[str, tuple[str, ...]]:
     for text in texts:
         key, _, values = text.partition("=")
         if key in TRAINED:
-            raise ConfigError(f"--set {text}: {key} is trained ({TRAINED[key]}): train models and give each by --model")
+            raise ConfigError(
+                f"--set {text}: {key} is trained ({TRAINED[key]}): train models and name them, --set model=DIR1,DIR2"
+            )
         if key not in PARTS | OPTIONS:
             raise ConfigError(f"--set {text}: choose a key of {', '.join((*OPTIONS, *PARTS))}")
         if key in found or not values:
             raise ConfigError(f"--set {text}: give each key once, with its values behind =")
         found[key] = tuple(values.split(","))
+        if key == "model" and len({Path(folder).name for folder in found[key]}) < len(found[key]):
+            raise ConfigError(f"--set {text}: two folders of one name; rename one")
     return found
 
 
@@ -85,7 +92,7 @@ def sweep(trial: Trial, key: str, values: tuple[str, ...], **options: Any) -> di
     for text in values:
         try:
             if key in PARTS:
-                ways[f"{key} = {text}"] = trial.way(PARTS[key](trial.model, text), **options)
+                ways[shown(f"{key}={text}").replace("=", " = ", 1)] = trial.way(PARTS[key](trial, text), **options)
             else:
                 ways[f"{key} = {text}"] = trial.way(**options | OPTIONS[key](text))
         except ValueError as error:
@@ -114,7 +121,7 @@ def run(trial: Trial) -> Record:
     found = trial.compare(ways, look)
     record = trial.record(
         "ablation",
-        {"sets": {key: list(values) for key, values in sets.items()}},
+        {},
         [
             trial.summary("One option at a time, against the model as it is with the paper's steps", found),
             _seam_table(found, boxes),

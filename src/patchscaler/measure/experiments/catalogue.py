@@ -13,13 +13,13 @@ class Entry(NamedTuple):
     pictures: int
 
 
-# They need a --backbone and a --set, which `all` may lack.
-PLUG_IN, ABLATION = "plug-in", "ablation"
+# The first two need a --backbone and a --set, which `all` may lack; the third takes a --set.
+PLUG_IN, ABLATION, PROMPT = "plug-in", "ablation", "prompt"
 
 CATALOGUE: dict[str, Entry] = {
     "pgs": Entry("Fig. 6: quality against sampling time, over start times and steps", 16),
     "groups": Entry("Fig. 1 and 3: maps of the groups, thresholds, steps by group", 12),
-    "prompt": Entry("Table 4: texture prompt, none, one for the whole picture; K and size of the memory", 16),
+    PROMPT: Entry("Table 4: texture prompt, none, one for the whole picture, captions; K and size of the memory", 16),
     "runtime": Entry("Table 2: x4 from 128, 256 and 512; uniform and adaptive; one and two workers", 2),
     "quality": Entry("Table 1: the metrics on any folder, beside other methods, which --peer names", 24),
     PLUG_IN: Entry("Table 3: PGS in another diffusion upscaler, which --backbone names", 8),
@@ -73,7 +73,7 @@ CLAIMS: dict[str, Claim] = {
         "needs ResShift's weights; times on an NVIDIA A100 are not repeated here",
     ),
     "text": Claim(
-        "Table 4", "The texture prompt is better than captions by BLIP-2 in CLIP's tokens", "",
+        "Table 4", "The texture prompt is better than captions by BLIP-2 in CLIP's tokens", PROMPT,
         "needs the weights of BLIP-2 and CLIP, and a Patch-DiT that was trained with texts",
     ),
     "absolute": Claim(

@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from patchscaler.imaging.qmap import draw_qmap
@@ -17,7 +16,7 @@ from patchscaler.measure.experiments.trial import Trial, steps_text
 from patchscaler.measure.intervals import bootstrap, difference
 from patchscaler.measure.models import DEFAULT, PAPER, STRIDE, Enlarged
 from patchscaler.measure.pairing import read_pixels
-from patchscaler.measure.quality.measure import box_means
+from patchscaler.measure.quality.measure import box_means, lpips_map
 from patchscaler.measure.rows import mean
 from patchscaler.metrics.lpips import load_lpips
 
@@ -55,12 +54,10 @@ def run(trial: Trial) -> Record:
     patches, maps = Patches(), dict[str, Image.Image]()
     lpips = None if references is None else load_lpips("alex", trial.setting.features).to(trial.setting.device)
 
-    @torch.no_grad()
     def collect(stem: str, name: str, result: Enlarged) -> None:
         count, output = int(name.split()[0]), result.output
         if lpips is not None and references is not None:
-            taps = [lpips(x.to(trial.setting.device)) for x in (result.pixels, read_pixels(references[stem]))]
-            plane = lpips.distance_map(taps[0], taps[1], *result.pixels.shape[2:]).cpu()
+            plane = lpips_map(lpips, result.pixels, read_pixels(references[stem]))
             patches.lpips[count] += box_means(plane, output.patch_boxes)
         if count:
             return

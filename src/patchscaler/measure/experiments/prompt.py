@@ -1,11 +1,16 @@
-"""Table 4: no prompt, the texture prompt, and one prompt for the whole picture; K and the memory's size swept."""
+"""Table 4: no prompt, the texture prompt, and one prompt for the whole picture; K and the memory's size swept.
+
+With `--set model=DIR1,DIR2` also models that were trained with another prompt, as the paper's were: captions, or none.
+"""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from patchscaler.measure.experiments.ablation import sweep
+from patchscaler.errors import ConfigError
+from patchscaler.measure.experiments.ablation import parse_sets, sweep
 from patchscaler.measure.experiments.plots import gains, new_axes
 from patchscaler.measure.experiments.record import Record, Verdict
 from patchscaler.measure.experiments.trial import Found, Trial, steps_text
@@ -31,11 +36,17 @@ class PictureQuery(TextureClassifier):
 
 
 def run(trial: Trial) -> Record:
+    if trial.model.texture_memory is None:
+        raise ConfigError("prompt holds the texture prompt against others: --model names one that has it")
+    others = {name: trial.load(name) for name in parse_sets(list(trial.setting.sets)).get("model", ())}
+    kinds = {f"trained with prompt {_prompt(model)}: {Path(name).name}": model for name, model in others.items()}
+
     def prompts(steps: tuple[int, ...], end: str = "") -> dict[str, Way]:
         return {
             NONE + end: trial.way(steps=steps, use_texture=False),
             TEXTURE + end: trial.way(steps=steps),
             GLOBAL + end: _global_way(trial, steps),
+            **{name + end: trial.way(model, steps=steps) for name, model in kinds.items()},
         }
 
     ways, few, model = prompts(PAPER.steps), prompts(DEFAULT, END), trial.model
@@ -47,7 +58,12 @@ def run(trial: Trial) -> Record:
     own = f"K = {own_k}, memory = {own_size} (the model's)"
     record = trial.record(
         "prompt",
-        {"steps": list(PAPER.steps), "K": list(TOP_KS), "sizes": list(SIZES)},
+        {
+            "steps": list(PAPER.steps),
+            "K": list(TOP_KS),
+            "sizes": list(SIZES),
+            "models": list(kinds),
+        },
         [
             trial.summary(f"Prompts, steps {steps_text(PAPER.steps)}", {name: found[name] for name in ways}),
             trial.summary(f"Prompts, steps {steps_text(DEFAULT)}", {name: found[name] for name in few}),
@@ -57,11 +73,22 @@ def run(trial: Trial) -> Record:
             ),
         ],
     )
-    record.verdicts = {"texture-none": _verdict(trial, found, NONE), "texture-global": _verdict(trial, found, GLOBAL)}
+    trained = {_prompt(model): name for name, model in kinds.items()}
+    record.verdicts = {
+        "texture-none": _verdict(trial, found, trained.get("none", NONE)),
+        "texture-global": _verdict(trial, found, GLOBAL),
+        "text": Verdict(None, "no model trained with captions was named", "nothing"),
+    }
+    if "text" in trained:
+        record.verdicts["text"] = _verdict(trial, found, trained["text"])
     record.plot, axes = new_axes()
-    gained = {name: trial.gain(found[name], found[NONE]) for name in (TEXTURE, GLOBAL, *swept)}
+    gained = {name: trial.gain(found[name], found[NONE]) for name in (TEXTURE, GLOBAL, *kinds, *swept)}
     gains(axes, gained, f"gain in {trial.judge.name} over no prompt; steps {steps_text(PAPER.steps)}")
     return record
+
+
+def _prompt(model: Any) -> str:
+    return str(model.patch_dit.config["prompt"])
 
 
 def _global_way(trial: Trial, steps: tuple[int, ...]) -> Way:

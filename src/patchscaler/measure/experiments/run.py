@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from patchscaler.measure.experiments import ablation, groups, pgs, plug_in, prompt, quality, runtime
-from patchscaler.measure.experiments.catalogue import ABLATION, CATALOGUE, PLUG_IN
+from patchscaler.measure.experiments.catalogue import ABLATION, CATALOGUE, PLUG_IN, PROMPT
 from patchscaler.measure.experiments.record import Record
 from patchscaler.measure.experiments.setting import Setting
 from patchscaler.measure.experiments.trial import Notify, Trial, open_trial
@@ -28,7 +28,7 @@ def _tried(run: Callable[[Trial], Record]) -> Runner:
 RUNNERS: dict[str, Runner] = {
     "pgs": _tried(pgs.run),
     "groups": _tried(groups.run),
-    "prompt": _tried(prompt.run),
+    PROMPT: _tried(prompt.run),
     "runtime": runtime.run,
     "quality": quality.run,
     PLUG_IN: _tried(plug_in.run),

@@ -9,6 +9,12 @@ from patchscaler.errors import ConfigError
 from patchscaler.measure.peers import Peer
 
 
+def shown(text: str) -> str:
+    """One of Setting's `sets`, of folders their names alone."""
+    key, sign, values = text.partition("=")
+    return key + sign + ",".join(Path(value).name for value in values.split(",")) if key == "model" else text
+
+
 @dataclass(frozen=True)
 class Setting:
     """One experiment's setting.
@@ -25,7 +31,7 @@ class Setting:
     dtype       "auto" or a torch dtype's name
     threads     of the processor; 0: torch's choice
     peers       other upscalers ("quality" alone)
-    sets        "KEY=V1,V2" each ("ablation" alone)
+    sets        "KEY=V1,V2" each ("ablation"; "prompt", whose only key is "model")
     backbone, backbone_style  hub id or folder of a diffusers pipeline, its style, see `load_backbone` ("plug-in" alone)
 
     Raises ConfigError for what is out of range.
@@ -61,6 +67,7 @@ class Setting:
         values = asdict(self)
         values |= {"data": self.data.name, "features": self.features and self.features.name}
         values["model"] = Path(self.model).name
+        values["sets"] = [shown(text) for text in self.sets]
         values["peers"] = {peer.name: peer.short for peer in self.peers}
         if self.backbone is not None and Path(self.backbone).is_dir():
             values["backbone"] = Path(self.backbone).resolve().name

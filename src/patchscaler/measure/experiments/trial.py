@@ -57,9 +57,12 @@ class Trial:
     @property
     def model(self) -> Any:
         if self._model is None:
-            setting = self.setting
-            self._model = load_model(setting.model, setting.device, setting.dtype, setting.threads)
+            self._model = self.load(self.setting.model)
         return self._model
+
+    def load(self, name: str) -> Any:
+        """A model by its name or folder, as the setting has the experiment's own. Raises WeightsError."""
+        return load_model(name, self.setting.device, self.setting.dtype, self.setting.threads)
 
     @property
     def count(self) -> int:

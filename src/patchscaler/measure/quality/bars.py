@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from patchscaler.errors import ConfigError
+from patchscaler.measure.intervals import Interval, difference
 from patchscaler.measure.models import PATCHSCALER
 from patchscaler.measure.quality.measure import GAIN
-from patchscaler.measure.rows import Row, Section, mean
+from patchscaler.measure.rows import Section
 from patchscaler.metrics.choice import Metric
 
 WEIGHTS = "weights_mb"  # of the model, in 10^6 bytes
@@ -46,8 +47,8 @@ class Outcome:
 
     holds      None where a row or metric is absent
     value      of the row; standard: what it had to reach
-    excess     mean over pictures of figure - (factor x standard row + offset), and its standard error, where there are
-               pictures to average over; else not numbers
+    excess     mean over pictures of figure - (factor x standard row + offset), with its interval, where it goes by
+               pictures
     """
 
     claim: str
@@ -56,8 +57,7 @@ class Outcome:
     value: float
     standard: float
     text: str
-    excess: float = math.nan
-    standard_error: float = math.nan
+    excess: Interval | None = None
 
 
 def judge(
@@ -92,8 +92,9 @@ def _judge(claim: str, bar: Bar, section: Section, known: Mapping[str, Metric]) 
     outcome = _compare(claim, section.condition, bar, figures[bar.row], standard, better, metric.digits, rival)
     if rival is None or bar.metric == GAIN:
         return outcome
-    excess, error = _paired_excess(section.rows_by_name[bar.row], section.rows_by_name[rival], bar)
-    return Outcome(**{**vars(outcome), "excess": excess, "standard_error": error})
+    ours, theirs = (section.rows_by_name[name].values[bar.metric] for name in (bar.row, rival))
+    excess = difference(list(ours.values()), [bar.factor * theirs[stem] + bar.offset for stem in ours])
+    return replace(outcome, excess=excess)
 
 
 def _figure(section: Section, name: str, metric: str) -> float:
@@ -126,15 +127,3 @@ def _compare(
         formula += f" = {factor}{standard:.{digits + 1}f}{offset}"
     name = f" ({rival})" if rival is not None else ""
     return Outcome(claim, condition, holds, value, needed, f"{value:.{digits + 1}f}, needed {sign} {formula}{name}")
-
-
-def _paired_excess(ours: Row, theirs: Row, bar: Bar) -> tuple[float, float]:
-    differences = [
-        ours.values[bar.metric][stem] - bar.factor * theirs.values[bar.metric][stem] - bar.offset for stem in ours.files
-    ]
-    differences = [value for value in differences if math.isfinite(value)]
-    if len(differences) < 2:
-        return mean(differences), math.nan
-    middle = mean(differences)
-    variance = sum((value - middle) ** 2 for value in differences) / (len(differences) - 1)
-    return middle, math.sqrt(variance / len(differences))

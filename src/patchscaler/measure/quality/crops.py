@@ -6,12 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from patchscaler.imaging.files import read_picture, to_pil
+from patchscaler.imaging.files import to_pil
+from patchscaler.measure.pairing import read_pixels
+from patchscaler.measure.quality.measure import lpips_map
 from patchscaler.measure.rows import Row, Section
 from patchscaler.metrics.choice import Metric
 from patchscaler.metrics.lpips import Lpips
@@ -46,11 +47,8 @@ class Strip:
 
 def ranking_metric(metrics: list[Metric]) -> Metric:
     """The metric that says which pictures are worst: LPIPS if there is one, else the first."""
-    for name in ("lpips_alex", "lpips_vgg", "dists"):
-        for metric in metrics:
-            if metric.name == name:
-                return metric
-    return metrics[0]
+    by_name = {metric.name: metric for metric in metrics}
+    return next((by_name[name] for name in ("lpips_alex", "lpips_vgg", "dists") if name in by_name), metrics[0])
 
 
 def worst_first(section: Section, metric: Metric) -> list[str]:
@@ -67,13 +65,10 @@ def worst_first(section: Section, metric: Metric) -> list[str]:
 def make_strip(section: Section, stem: str, metric: Metric, lpips: Lpips | None) -> Strip:
     """All rows of one picture at the place where the focus row's LPIPS is worst, or its detail strongest."""
     row = _focus(section)
-    shown = torch.from_numpy(read_picture(row.files[stem]).pixels)
-    truth = None if section.references is None else torch.from_numpy(read_picture(section.references[stem]).pixels)
+    shown = read_pixels(row.files[stem])
+    truth = None if section.references is None else read_pixels(section.references[stem])
     if lpips is not None and truth is not None and min(truth.shape[2:]) >= lpips.smallest:
-        device = lpips.shift.device
-        with torch.no_grad():
-            taps = [lpips(pixels.to(device)) for pixels in (shown, truth)]
-            interest = lpips.distance_map(taps[0], taps[1], *shown.shape[2:]).cpu()
+        interest = lpips_map(lpips, shown, truth)
     else:
         interest = _detail(shown)
     top, left, height, width = _strongest(interest)
@@ -82,7 +77,7 @@ def make_strip(section: Section, stem: str, metric: Metric, lpips: Lpips | None)
     crops = []
     for other in section.rows:
         text = format_value(other.values[metric.name][stem], metric)
-        pixels = torch.from_numpy(read_picture(other.files[stem]).pixels)[area]
+        pixels = read_pixels(other.files[stem])[area]
         crops.append(Crop(other.name, text, _url(pixels), other.name == section.focus))
     if truth is not None:
         crops.append(Crop(TRUTH, "", _url(truth[area]), False))

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from patchscaler.imaging.files import read_picture
+from patchscaler.measure.pairing import read_pixels
 from patchscaler.measure.rows import Patches, Row, Section, mean
 from patchscaler.metrics.choice import Metric
 from patchscaler.metrics.lpips import Lpips
@@ -28,19 +28,18 @@ def measure(
         known.clear()
         for section in (section for section in sections if stem in section.rows[0].files):
             reference = section.references[stem] if section.references is not None else None
-            truth = None if reference is None else torch.from_numpy(read_picture(reference).pixels)
+            truth = None if reference is None else read_pixels(reference)
             scorers = {metric.name: metric.scorer(truth) for metric in metrics}
             for row in section.rows:
                 key = (row.files[stem], reference)
                 if key not in known:
-                    picture = torch.from_numpy(read_picture(row.files[stem]).pixels)
+                    picture = read_pixels(row.files[stem])
                     known[key] = {name: score(picture) for name, score in scorers.items()}
                 for name, value in known[key].items():
                     row.values[name][stem] = value
                 on_picture()
 
 
-@torch.no_grad()
 def group_figures(
     patches: Mapping[str, Patches],
     references: Mapping[str, Path],
@@ -55,19 +54,14 @@ def group_figures(
     Returns {group: {"patches", "share", "before", "after", GAIN}}, the gain being before - after; a group without
     patches has values that are not numbers.
     """
-    device = lpips.shift.device
     found: dict[str, list[tuple[float, float]]] = {}
     for stem, grouped in patches.items():
         found = {name: found.get(name, []) for name in grouped.names}
-        truth = torch.from_numpy(read_picture(references[stem]).pixels)
+        truth = read_pixels(references[stem])
         on_picture()
         if min(truth.shape[2:]) < lpips.smallest:
             continue
-        wanted = lpips(truth.to(device))
-        maps = [
-            lpips.distance_map(lpips(picture.to(device)), wanted, *truth.shape[2:]).cpu()
-            for picture in (torch.from_numpy(read_picture(row.files[stem]).pixels) for row in (before, after))
-        ]
+        maps = [lpips_map(lpips, read_pixels(row.files[stem]), truth) for row in (before, after)]
         for group, *values in zip(grouped.groups, *(box_means(plane, grouped.boxes) for plane in maps), strict=True):
             found[grouped.names[group]].append((values[0], values[1]))
     total = sum(map(len, found.values()))
@@ -77,6 +71,15 @@ def group_figures(
         share = len(pairs) / total if total else math.nan
         figures[name] = {"patches": len(pairs), "share": share, "before": old, "after": new, GAIN: old - new}
     return figures
+
+
+@torch.no_grad()
+def lpips_map(
+    lpips: Lpips, picture: Float[Tensor, "1 3 h w"], truth: Float[Tensor, "1 3 h w"]
+) -> Float[Tensor, "1 1 h w"]:
+    """Where two pictures in [0,1] differ, see `Lpips.distance_map`; on the CPU."""
+    device = lpips.shift.device
+    return lpips.distance_map(lpips(picture.to(device)), lpips(truth.to(device)), *truth.shape[2:]).cpu()
 
 
 def box_means(plane: Float[Tensor, "1 1 h w"], boxes: Sequence[tuple[int, int, int, int]]) -> list[float]:

@@ -85,13 +85,10 @@ def group_rows(section: Section) -> list[dict[str, Any]]:
 
 def _outcome(outcome: Outcome) -> dict[str, Any]:
     word = {True: "holds", False: "fails", None: "not known"}[outcome.holds]
-    spread = ""
-    if not math.isnan(outcome.standard_error):
-        spread = f"per picture {outcome.excess:+.4f} ± {outcome.standard_error:.4f}"
     return {
         "word": word,
         "kind": word.split()[0],
         "condition": outcome.condition,
         "text": outcome.text,
-        "spread": spread,
+        "spread": "" if outcome.excess is None else f"per picture {outcome.excess}",
     }

@@ -30,28 +30,34 @@ def rate_task(task: dict[str, Any]) -> dict[str, Any]:
     return {"rate": matrix_rate(task["device"], dtype), "machine": describe(task["device"])}
 
 
-def picture_task(task: dict[str, Any]) -> dict[str, Any]:
-    """Enlarge {"picture"} as {"configuration"} says, {"repeats"} times after {"warm_up"} short runs.
+def pictures_task(task: dict[str, Any]) -> list[dict[str, Any]]:
+    """Enlarge {"pictures"}, all of one size, as {"configuration"} says, {"repeats"} times after {"warm_up"} short runs.
 
-    Returns median and least seconds and highest memory of each stage, patches and steps, counted multiply-adds.
+    Returns for each median and least seconds and highest memory of each stage, patches and steps, counted
+    multiply-adds.
     """
+    from patchscaler.engines.torch import TorchEngine
     from patchscaler.measure.models import load_model
+    from patchscaler.upscaler import Upscaler
 
-    configuration = Configuration.from_dict(task["configuration"])
+    configuration, pictures = Configuration.from_dict(task["configuration"]), list(map(Path, task["pictures"]))
     pipeline = load_model(configuration.model, configuration.device, configuration.dtype, configuration.threads)
-    start_up = time.time() - task["started"]
+    engine = TorchEngine(pipeline.parts)
+    with Upscaler(engine=engine, workers=configuration.workers or 1, split="groups") as upscaler:
+        start_up = time.time() - task["started"]
+        once = tuple(min(count, 1) for count in configuration.steps)
+        for _ in range(task["warm_up"]):  # every network at its full batch and size, but one step of the many
+            _run(upscaler, configuration, pictures[0], once)
+        runs = [
+            [_run(upscaler, configuration, picture, configuration.steps) for _ in range(task["repeats"])]
+            for picture in pictures
+        ]
+    return [_summary(pipeline, configuration, start_up, own) for own in runs]
 
-    once = tuple(min(count, 1) for count in configuration.steps)
-    for _ in range(task["warm_up"]):  # every network at its full batch and size, but one step of the many
-        _run(pipeline, configuration, Path(task["picture"]), once)
-    runs = [_run(pipeline, configuration, Path(task["picture"]), configuration.steps) for _ in range(task["repeats"])]
-    return _summary(pipeline, configuration, start_up, runs)
 
-
-def _run(pipeline: Any, configuration: Configuration, picture: Path, steps: tuple[int, ...]) -> dict[str, Any]:
+def _run(upscaler: Any, configuration: Configuration, picture: Path, steps: tuple[int, ...]) -> dict[str, Any]:
     """One picture from file to file: the report as a dict, with the stages of reading and writing."""
-    from patchscaler.imaging.files import read_picture, write_picture
-    from patchscaler.measure.models import enlarge
+    from patchscaler.imaging.files import read_picture
     from patchscaler.report import peak_mib
 
     def noted(started: float) -> dict[str, float]:
@@ -60,13 +66,12 @@ def _run(pipeline: Any, configuration: Configuration, picture: Path, steps: tupl
     started = time.perf_counter()
     source = read_picture(picture)
     read = noted(started)
-    output = enlarge(pipeline, source, steps=steps, taus=configuration.taus, batch_size=configuration.batch_size)
+    result = upscaler(source, steps=steps, taus=configuration.taus, batch_size=configuration.batch_size)
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
-        alpha = None if output.alpha is None else output.alpha.numpy()
-        write_picture(Path(folder) / "result.png", output.images.cpu().numpy(), like=source, alpha=alpha)
+        result.save(Path(folder) / "result.png")
         write = noted(started)
-    report: dict[str, Any] = output.report.as_dict()
+    report: dict[str, Any] = result.report.as_dict()
     report["stages"] = {READ: read, **report["stages"], WRITE: write}
     return report
 
@@ -86,7 +91,7 @@ def _summary(
     peak = peak_mib(configuration.device)  # before the counting, which is no part of the work
     amounts = count(pipeline.components, configuration.size)
     from_pixels = pipeline.restorer.input_kind == "pixels"
-    asked = bool(first["second"] and first["second"]["share"])  # the second restorer
+    asked = bool(first["denoise"])  # the second restorer
     return {
         "device": first["device"],
         "dtype": first["dtype"],
@@ -103,7 +108,7 @@ def _summary(
 
 def main() -> None:
     task = json.load(sys.stdin)
-    answer = {"rate": rate_task, "picture": picture_task}[task["task"]](task)
+    answer = {"rate": rate_task, "pictures": pictures_task}[task["task"]](task)
     print("\n" + json.dumps(answer))
 
 

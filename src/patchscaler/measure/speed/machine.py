@@ -18,7 +18,7 @@ def describe(device: str = "cpu") -> dict[str, Any]:
     """Processor, cores, native bfloat16, memory, system, versions, threads; for a GPU its name too."""
     described = {
         "processor": processor_name(),
-        "cores": _usable_cores(),
+        "cores": usable_cores(),
         "native_bfloat16": default_dtype("cpu") is torch.bfloat16,
         "memory_mib": _memory_mib(),
         "system": platform.platform(),
@@ -54,7 +54,7 @@ def _product_seconds(a: torch.Tensor, b: torch.Tensor) -> float:
     return time.perf_counter() - started
 
 
-def _usable_cores() -> int:
+def usable_cores() -> int:
     """The cores this process may run on, which can be fewer than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

@@ -30,6 +30,7 @@ class Configuration:
     threads      of the processor; 0 leaves torch's choice
     device       "cpu", "cuda:0", ...
     model        folder, bundled name or hub id
+    workers      devices of the processes that share the patches, split as in the paper; none: this process alone
     """
 
     method: str
@@ -42,6 +43,7 @@ class Configuration:
     threads: int
     device: str
     model: str
+    workers: tuple[str, ...] = ()
 
     @property
     def size(self) -> Size:

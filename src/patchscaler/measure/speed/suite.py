@@ -16,7 +16,6 @@ from patchscaler import __version__
 from patchscaler.errors import PatchScalerError
 from patchscaler.imaging.files import read_picture, write_picture
 from patchscaler.imaging.geometry import Size
-from patchscaler.imaging.sources import picture_from
 from patchscaler.measure.peers import Peer
 from patchscaler.measure.speed.processes import Outcome, measure
 from patchscaler.measure.speed.settings import ADAPTIVE, Configuration
@@ -63,8 +62,8 @@ def run(
             entry = configuration.as_dict() | {"name": title(configuration)}
             try:
                 rate = _rate(configuration, report)
-                task = {"picture": str(sources[configuration.size]), "repeats": repeats, "warm_up": warm_up}
-                entry |= _in_child("picture", configuration.threads, task | {"configuration": configuration.as_dict()})
+                (figures,) = measure_pictures(configuration, [sources[configuration.size]], repeats, warm_up)
+                entry |= figures
                 _add_shares(entry, rate)
             except PatchScalerError as error:
                 entry["error"] = str(error)
@@ -79,6 +78,15 @@ def run(
                     entry["error"] = str(error)
                 report["processes"].append(entry)
     return report
+
+
+def measure_pictures(
+    configuration: Configuration, pictures: Sequence[Path], repeats: int, warm_up: int
+) -> list[dict[str, Any]]:
+    """Figures of each picture, all of the configuration's size, from one process. Raises PatchScalerError."""
+    task = {"pictures": list(map(str, pictures)), "repeats": repeats, "warm_up": warm_up}
+    found = _in_child("pictures", configuration.threads, task | {"configuration": configuration.as_dict()})
+    return list(found)
 
 
 def title(configuration: Configuration) -> str:
@@ -109,23 +117,19 @@ def _source(picture: Path | None, size: Size, folder: Path) -> Path:
     if picture is None:
         synthetic_picture(size).save(path)
         return path
-    pixels = read_picture(picture).pixels[0]
-    for axis, side in ((1, size.height), (2, size.width)):
-        missing = max(side - pixels.shape[axis], 0)
-        around = [(0, 0)] * 3
-        around[axis] = (missing // 2, missing - missing // 2)
-        pixels = np.pad(pixels, around, mode="symmetric")
-        first = (pixels.shape[axis] - side) // 2
-        pixels = np.take(pixels, range(first, first + side), axis=axis)
-    write_picture(path, picture_from(pixels.transpose(1, 2, 0)).pixels)
+    pixels = read_picture(picture).pixels
+    missing = [max(side - own, 0) for side, own in zip(size, pixels.shape[2:], strict=True)]
+    around = [(0, 0), (0, 0), *((less // 2, less - less // 2) for less in missing)]
+    pixels = np.pad(pixels, around, mode="symmetric")
+    top, left = ((own - side) // 2 for side, own in zip(size, pixels.shape[2:], strict=True))
+    write_picture(path, pixels[..., top : top + size.height, left : left + size.width])
     return path
 
 
-def _in_child(task: str, threads: int, values: dict[str, Any]) -> dict[str, Any]:
+def _in_child(task: str, threads: int, values: dict[str, Any]) -> Any:
     command = [sys.executable, "-m", "patchscaler.measure.speed.child"]
     told = json.dumps(values | {"task": task, "started": time.time()})
-    answer: dict[str, Any] = json.loads(measure(command, threads=threads, stdin=told).output.splitlines()[-1])
-    return answer
+    return json.loads(measure(command, threads=threads, stdin=told).output.splitlines()[-1])
 
 
 def _rate(configuration: Configuration, report: dict[str, Any]) -> float:

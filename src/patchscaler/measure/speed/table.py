@@ -12,7 +12,7 @@ _COLUMNS = ("stage", "seconds", "least", "peak MiB", "G multiply-adds", "% of pe
 
 
 def print_tables(report: dict[str, Any], console: Console) -> None:
-    """The machine in one line, a table for each configuration, one for whole processes and one for PGS."""
+    """The machine in one line, a table for each configuration and one for whole processes."""
     if machine := report.get("machine"):
         native = "native" if machine["native_bfloat16"] else "no native"
         console.print(
@@ -31,8 +31,6 @@ def print_tables(report: dict[str, Any], console: Console) -> None:
         for entry in report["processes"]:
             if "error" in entry:
                 console.print(_error(entry), highlight=False, markup=False)
-    if pgs := report.get("pgs"):
-        console.print(_pgs(pgs))
 
 
 def check_plot(path: Path) -> None:
@@ -102,17 +100,6 @@ def _processes(entries: list[dict[str, Any]]) -> Table:
         if "error" not in entry:
             figures = (f"{entry['seconds']:.2f}", f"{entry['least_seconds']:.2f}", _number(entry["peak_mib"], 0))
         table.add_row(entry["name"], f"{entry['height']}x{entry['width']}", *figures)
-    return table
-
-
-def _pgs(pgs: dict[str, Any]) -> Table:
-    table = Table("over all pictures", "uniform", "adaptive", "adaptive / uniform", title="PGS against uniform steps")
-    for key, digits in (("sample_seconds", 2), ("patch_steps", 0), ("psnr_y", 2), ("quality", 4)):
-        values = pgs["uniform"].get(key), pgs["adaptive"].get(key)
-        if None not in values:
-            name = pgs.get("quality_name", key) if key == "quality" else key
-            table.add_row(name, *(_number(value, digits) for value in values), f"{values[1] / values[0]:.3f}")
-    table.add_row("mean pixel difference", "", "", f"{255 * pgs['mean_difference']:.2f} / 255")
     return table
 
 

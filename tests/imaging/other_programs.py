@@ -1,28 +1,33 @@
-"""Enlarge files of other programs, look at the results with other programs, and write the table of docs/files.md.
+"""Files of other programs, enlarged, and the results seen by other programs: every line of the table in docs/files.md.
 
-`python scripts/file_table.py [NAME ...]`; exit code 1 if anything came out wrong. Needs ImageMagick 6 (convert),
-exiftool, heif-enc, heif-convert, avifenc, pillow-heif and tifffile.
+    python -m pytest tests/imaging/other_programs.py
+
+Not among the tests that run by themselves: needs ImageMagick 6 (convert, identify), exiftool, heif-enc, heif-convert,
+avifenc. A line that isn't in the table is what the table should say.
 """
 
 import json
 import re
 import subprocess
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import tifffile
-import torch
 from PIL import Image
-from real_files import SRGB, Case, other_files, pillow_files, tool
 
-from patchscaler import PatchScalerPipeline, enlarge
+from icc_profiles import SRGB
+from pages import ROOT
+from patchscaler import Upscaler
 from patchscaler.errors import PatchScalerError
 from patchscaler.imaging.files import losses, read_picture
+from real_files import Case, other_files, pillow_files, tool
 
-PAGE = Path(__file__).parents[1] / "docs" / "files.md"
+pytestmark = pytest.mark.filterwarnings("default")  # decoders warn of what they mend
+
+CASES = [*pillow_files(), *other_files()]
+TABLE = (ROOT / "docs" / "files.md").read_text(encoding="utf-8").partition("<!-- table -->")[2]
 SCALE = 2
 TOLERANCE = 2.5 / 255  # mean difference of a result, reduced to the source's size, from the source
 ORIENTATIONS = {1: "TopLeft", 5: "LeftTop"}
@@ -70,7 +75,7 @@ def dots_per_inch(said: dict[str, Any]) -> float | None:
     return float(said["XResolution"]) * (2.54 if said.get("ResolutionUnit") == 3 else 1)
 
 
-def judge(pipe: PatchScalerPipeline, case: Case, folder: Path) -> tuple[str, str]:
+def judge(upscaler: Upscaler, case: Case, folder: Path) -> tuple[str, str]:
     """("right", what came out), ("refused", the words) or ("WRONG", why)."""
     path = folder / case.name
     try:
@@ -78,7 +83,7 @@ def judge(pipe: PatchScalerPipeline, case: Case, folder: Path) -> tuple[str, str
     except subprocess.CalledProcessError as error:
         return "WRONG", f"cannot be made: {error.stderr.decode()[:200]}"
     try:
-        result = enlarge(pipe, path, scale=SCALE, steps=(0, 0, 0))
+        result = upscaler(path, scale=SCALE, steps=(0, 0, 0))
         out = path.with_name(f"out{case.out}")
         result.save(out, lossless=case.out == ".webp")
     except PatchScalerError as error:
@@ -142,32 +147,18 @@ def given_profile(path: Path) -> bytes | None:
         return None
 
 
-def main() -> int:
-    torch.set_num_threads(1)
-    chosen = sys.argv[1:]
-    pipe = PatchScalerPipeline.from_pretrained(dtype=torch.float32)
-    cases = [*pillow_files(), *other_files()]
-    rows, wrong = [], 0
-    for case in cases:
-        if chosen and case.name not in chosen:
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            verdict, words = judge(pipe, case, Path(folder))
-        wrong += verdict == "WRONG"
-        print(f"{verdict:8} {case.name:22} {case.special}: {words}", flush=True)
-        rows.append(f"| {case.name} | {case.maker} | {case.special} | {verdict} | {words} |")
-    if not chosen and not wrong:
-        head = PAGE.read_text().split("<!-- table -->")[0]
-        right = sum("| right |" in row for row in rows)
-        counts = f"{len(rows)} files: {right} right, {len(rows) - right} refused."
-        table = [
-            "| file | made by | what it is | verdict | what came out, or what is said |",
-            "|---|---|---|---|---|",
-            *rows,
-        ]
-        PAGE.write_text(head + "<!-- table -->\n" + counts + "\n\n" + "\n".join(table) + "\n")
-    return min(wrong, 1)
+@pytest.fixture(scope="module")
+def upscaler() -> Upscaler:
+    return Upscaler(engine="onnx")
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_table_says_what_comes_out(case: Case, upscaler: Upscaler, tmp_path: Path) -> None:
+    verdict, words = judge(upscaler, case, tmp_path)
+    assert f"| {case.name} | {case.maker} | {case.special} | {verdict} | {words} |" in TABLE
+
+
+def test_the_table_has_no_other_lines() -> None:
+    right, refused = (TABLE.count(f"| {verdict} |") for verdict in ("right", "refused"))
+    assert right + refused == len(CASES)
+    assert f"{len(CASES)} files: {right} right, {refused} refused." in TABLE

@@ -6,18 +6,23 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from patchscaler.cluster.attempts import Attempts, worker_name
+from patchscaler.cluster.batching import SharedExecutor, plan_chunks
 from patchscaler.cluster.manifest import Row
 from patchscaler.cluster.reading import Found
+from patchscaler.cluster.retries import Retries, worker_name
 from patchscaler.cluster.sinks import Result
 from patchscaler.cluster.sources import stem_of
+from patchscaler.engines.load import load_engine
+from patchscaler.engines.process import work_alone
 from patchscaler.errors import ImageReadError, PatchScalerError, reason
+from patchscaler.imaging.files import FORMATS, check_format, read_picture, read_size
+from patchscaler.imaging.tiles import patches_of
 from patchscaler.options import Options
-
-if TYPE_CHECKING:
-    from patchscaler.upscaler import Result as Enlarged
+from patchscaler.stages.sizes import target_size
+from patchscaler.upscaler import Result as Enlarged
+from patchscaler.upscaler import Upscaler
 
 
 @dataclass(frozen=True)
@@ -44,82 +49,65 @@ class Work:
 
     def result_name(self, name: str) -> str:
         """The result's path in a folder, for the picture's name."""
-        from patchscaler.imaging.files import FORMATS
-
         own = PurePosixPath(name).suffix.lower()
         suffix = (own if own in FORMATS else ".png") if self.suffix == "same" else self.suffix
         return f"{stem_of(name)}_{self.label}{suffix}"
 
 
-class Enlarger:
+class Worker:
     """Loads the model once, then enlarges batches of pictures. For a process of its own: it chooses light networks."""
 
-    def __init__(self, work: Work, attempts: Attempts) -> None:
-        from patchscaler.engines.load import load_engine
-        from patchscaler.engines.process import work_alone
-
+    def __init__(self, work: Work, retries: Retries) -> None:
         work_alone()
-        self.work, self.attempts = work, attempts
+        self.work, self.retries = work, retries
         engine = load_engine(work.model, device=work.device, threads=work.threads)
-        from patchscaler.cluster.packing import SharedExecutor
-        from patchscaler.upscaler import Upscaler
-
         self.executor = SharedExecutor(engine, overlap=work.threads > 1 or work.device != "cpu")
         self.upscaler = Upscaler(engine=engine, executor=self.executor)
 
     def __call__(self, pictures: Sequence[Found]) -> Iterator[Result]:
         """A result for each picture, as they are finished."""
         keys = [found.key for found in pictures]
-        if not self.attempts.begin(keys):
+        if not self.retries.begin(keys):
             yield from self._together(pictures)
         else:  # a worker has died of these, or among them: whose fault was it?
             for found in pictures:
                 yield from self._alone(found)
-        self.attempts.end(keys)
+        self.retries.end(keys)
 
     def _alone(self, found: Found) -> Iterator[Result]:
         try:
-            self.attempts.begin_alone(found.key)
+            self.retries.begin_alone(found.key)
         except PatchScalerError as error:
             found = found._replace(data=None, reason=f"{found.key}: {error}")
         yield from self._together([found])
-        self.attempts.end([found.key])
+        self.retries.end([found.key])
 
     def _together(self, pictures: Sequence[Found]) -> Iterator[Result]:
-        from patchscaler.cluster.packing import plan_chunks
-
         with tempfile.TemporaryDirectory(prefix="patchscaler-") as folder:
-            sizes: dict[Path, int] = {}
             readable: list[tuple[Found, Path]] = []
+            sizes: list[int] = []
             for number, found in enumerate(pictures):
                 path = Path(folder) / f"{number}{PurePosixPath(found.name).suffix}"
                 try:
-                    sizes[path] = self._patches(found, path)
+                    sizes.append(self._patches(found, path))
                     readable.append((found, path))
                 except PatchScalerError as error:
                     yield self._failed(found, path, error)
-            for chunk in plan_chunks(list(sizes.values()), self.executor.capacity):
-                yield from self._chunk([readable[number] for number in chunk])
+            for chunk in plan_chunks(sizes, self.executor.capacity):
+                chosen = [readable[number] for number in chunk]
+                tasks: list[Callable[[], Result]] = [partial(self._enlarge, *each) for each in chosen]
+                for (found, path), outcome in zip(chosen, self.executor.run(tasks), strict=True):
+                    yield self._failed(found, path, outcome) if isinstance(outcome, Exception) else outcome
 
     def _patches(self, found: Found, path: Path) -> int:
         """Puts the picture into a file; how many patches it has. Raises ImageReadError."""
-        from patchscaler.imaging.files import read_size
-        from patchscaler.imaging.tiles import patches_of
-
         if found.data is None:
             raise ImageReadError(found.reason or "")
         path.write_bytes(found.data)
-        return patches_of(read_size(path), self.executor.engine.model.patch, self.executor.engine.model.overlap)
-
-    def _chunk(self, readable: Sequence[tuple[Found, Path]]) -> Iterator[Result]:
-        tasks: list[Callable[[], Result]] = [partial(self._enlarge, *each) for each in readable]
-        for (found, path), outcome in zip(readable, self.executor.run(tasks), strict=True):
-            yield self._failed(found, path, outcome) if isinstance(outcome, Exception) else outcome
+        model = self.executor.engine.model
+        return patches_of(read_size(path), model.patch, model.overlap)
 
     def _enlarge(self, found: Found, path: Path) -> Result:
-        from patchscaler.imaging.files import check_format, read_picture
-        from patchscaler.stages.sizes import target_size
-
         options, name = self.work.options, self.work.result_name(found.name)
         if found.seed is not None:
             options = replace(options, seed=found.seed)
@@ -136,7 +124,7 @@ class Enlarger:
         result.unlink()
         return Result(self._row(found, name, data, made), data, found.sample, found.fields)
 
-    def _row(self, found: Found, name: str, data: bytes, made: "Enlarged") -> Row:
+    def _row(self, found: Found, name: str, data: bytes, made: Enlarged) -> Row:
         report, before, after = made.report, made.source.size, made.size
         row = Row(
             key=found.key,

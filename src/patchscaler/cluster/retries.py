@@ -4,7 +4,7 @@ import os
 import socket
 
 from patchscaler.cluster.manifest import FOLDER, part_name
-from patchscaler.cluster.places import Place
+from patchscaler.cluster.storage import StoragePath
 from patchscaler.errors import PatchScalerError
 
 TRYING = "trying"
@@ -16,24 +16,24 @@ def worker_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-class Attempts:
+class Retries:
     """A file beside the manifest for each piece of work that is being done, with a line for each time it was begun."""
 
-    def __init__(self, root: Place) -> None:
+    def __init__(self, root: StoragePath) -> None:
         self.folder = root / FOLDER / TRYING
 
     def begin(self, keys: list[str]) -> int:
         """How many times this was begun and not ended: by workers that died."""
-        place = self.folder / part_name(keys)
-        before = place.read().decode().splitlines() if place.exists() else []
-        place.write("".join(f"{line}\n" for line in (*before, worker_name())).encode())
+        file = self.folder / part_name(keys)
+        before = file.read().decode().splitlines() if file.exists() else []
+        file.write("".join(f"{line}\n" for line in (*before, worker_name())).encode())
         return len(before)
 
     def end(self, keys: list[str]) -> None:
         (self.folder / part_name(keys)).remove()
 
     def begin_alone(self, key: str) -> None:
-        """As `begin` for one picture. Raises PatchScalerError where that was in vain too often."""
+        """As `begin` for one picture. Raises PatchScalerError where it was in vain too often."""
         if (times := self.begin([key])) >= MOST:
             raise PatchScalerError(f"its worker died each of {times} times it was tried; it may need more memory")
 

@@ -1,6 +1,6 @@
 """Diffusers' own upscaling pipelines, each from its real classes, as small as they go, with random weights.
 
-The tests run them, and `count_adapters.py` counts on them, since trained ones are gigabytes on a hub.
+Trained ones are gigabytes on a hub.
 """
 
 import json

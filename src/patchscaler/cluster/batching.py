@@ -3,9 +3,9 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,19 +18,6 @@ from patchscaler.stages.executor import SET_SIZE, Executor
 from patchscaler.stages.refine import PatchSet, Work, refine_patches
 
 Result = TypeVar("Result")
-
-
-class Counts(NamedTuple):
-    """Of the sampler so far: calls of the network, patches in them, and the most that would have fitted."""
-
-    calls: int = 0
-    patch_steps: int = 0
-    room: int = 0
-
-    @property
-    def fill(self) -> float:
-        """Share of the batches' places that held a patch, in [0, 1]; 1 before any call."""
-        return self.patch_steps / self.room if self.room else 1.0
 
 
 @dataclass
@@ -61,7 +48,6 @@ class SharedExecutor(Executor):
     def __init__(self, engine: Engine, capacity: int = SET_SIZE, overlap: bool = True) -> None:
         super().__init__(engine)
         self.capacity, self.overlap = capacity, overlap
-        self.counts = Counts()
         self._turn = threading.Lock()
         self._waiting: list[_Waiting] = []
         self._computing = 0  # pictures that may still hand in patches before anybody must wait for them
@@ -87,9 +73,6 @@ class SharedExecutor(Executor):
             thread.join()
         return outcomes
 
-    def aside(self) -> AbstractContextManager[Any]:
-        return self._aside() if self.overlap else nullcontext()
-
     def refine(self, work: Work, options: Options, report: Report, notify: ProgressCallback) -> None:
         """As `Executor.refine`, together with the other pictures' patches."""
         for number in work.todo:
@@ -103,26 +86,28 @@ class SharedExecutor(Executor):
             assert waiting.refined is not None
             work.keep(number, waiting.refined)
 
-    def reading(self) -> AbstractContextManager[Any]:
+    @contextmanager
+    def reading(self) -> Iterator[None]:
         """Around the reading of a picture's file: others compute, but wait for its patches."""
-        return self._reading() if self.overlap else nullcontext()
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        self._turn.release()
+        if self.overlap:
+            self._turn.release()
         try:
             yield
         finally:
-            self._turn.acquire()
+            if self.overlap:
+                self._turn.acquire()
 
     @contextmanager
-    def _aside(self) -> Iterator[None]:
-        self._leave()
+    def aside(self) -> Iterator[None]:
+        """Around work that needs no network and hands in no patches: nobody waits for it."""
+        if self.overlap:
+            self._leave()
         try:
             yield
         finally:
-            self._turn.acquire()
-            self._computing += 1
+            if self.overlap:
+                self._turn.acquire()
+                self._computing += 1
 
     def _leave(self) -> None:
         """Give the turn away; whoever leaves last samples what was handed in, since nobody else would."""
@@ -156,33 +141,19 @@ class SharedExecutor(Executor):
         seconds: dict[str, float] = {}
         for first in range(0, len(order), self.capacity):
             rows = order[first : first + self.capacity]
-            chosen = _rows(packed, rows)
+            chosen = PatchSet(0, **{name: getattr(packed, name)[rows] for name in PatchSet._fields[1:]})
             refined[rows] = refine_patches(self.engine, chosen, options, lambda name: _timed(seconds, name))
-        self._count(packed.groups[order], options)
         steps = np.asarray(options.groups.steps)[packed.groups]
         for each, patches, own in zip(waiting, np.split(refined, ends), np.split(steps, ends), strict=True):
             each.refined = patches
             for name, spent in seconds.items():
                 each.report.add(name, spent * float(own.sum() / steps.sum()))
 
-    def _count(self, groups: NDArray[np.int64], options: Options) -> None:
-        calls, patch_steps = batches(groups, options, self.capacity)
-        before = self.counts
-        room = before.room + calls * options.batch_size
-        self.counts = Counts(before.calls + calls, before.patch_steps + patch_steps, room)
-
 
 def pack(waiting: Sequence[_Waiting]) -> PatchSet:
     """The sets one after the other, each patch with its picture's seed."""
-    sets = [each.patches for each in waiting]
-    return PatchSet(
-        number=0,
-        places=np.concatenate([each.places for each in sets]),
-        groups=np.concatenate([each.groups for each in sets]),
-        coarse=np.concatenate([each.coarse for each in sets]),
-        error=np.concatenate([each.error for each in sets]),
-        seeds=np.concatenate([np.full(len(each.patches.places), each.options.seed) for each in waiting]),
-    )
+    sets = [each.patches._replace(seeds=np.full(len(each.patches.places), each.options.seed)) for each in waiting]
+    return PatchSet(0, **{name: np.concatenate([getattr(own, name) for own in sets]) for name in PatchSet._fields[1:]})
 
 
 def plan_chunks(patches: Sequence[int], capacity: int) -> list[list[int]]:
@@ -201,22 +172,6 @@ def plan_chunks(patches: Sequence[int], capacity: int) -> list[list[int]]:
         chunks[place].append(number)
         left[place] -= own
     return [sorted(chunk) for chunk in chunks]
-
-
-def batches(groups: NDArray[np.int64], options: Options, capacity: int) -> tuple[int, int]:
-    """Calls of the network for these patches, those with most steps first, and the patch-steps in them."""
-    steps = np.asarray(options.groups.steps)[groups]
-    calls = 0
-    for first in range(0, len(steps), capacity):
-        chunk = steps[first : first + capacity]
-        active = [int((chunk >= step).sum()) for step in range(1, options.groups.steps[-1] + 1)]
-        calls += sum(-(-count // options.batch_size) for count in active)
-    return calls, int(steps.sum())
-
-
-def _rows(patches: PatchSet, rows: NDArray[np.int64]) -> PatchSet:
-    arrays = {name: part[rows] for name, part in patches._asdict().items() if name != "number"}
-    return PatchSet(number=0, **arrays)
 
 
 @contextmanager
