@@ -25,7 +25,7 @@ SEES: dict[str, set[str]] = {
     "options": {"errors", "pgs"},
     "report": {"pgs"},
     "models": {"errors", "storage", "imaging", "pgs"},
-    "engines": {"errors", "storage", "imaging", "pgs", "models"},
+    "engines": {"errors", "storage", "imaging", "pgs", "models", "patchscaler"},
     "stages": CORE - {"stages", "storage"} | {"patchscaler"},
     "upscaler": CORE,
     "presets": {"errors", "models"},

@@ -18,14 +18,14 @@ from PIL import Image
 
 from command_files import Call, files_in, truncated
 from pages import ROOT, blocks
-from patchscaler.cluster.job import Cluster, cut, describe, run_job
+from patchscaler.cluster.job import Cluster, cut, describe, run_job, start_ray
 from patchscaler.cluster.manifest import Ledger, Row, rows_of, table_of
 from patchscaler.cluster.reading import Found
 from patchscaler.cluster.retries import MOST, Retries
 from patchscaler.cluster.sinks import Result, Sink, result_table
 from patchscaler.cluster.storage import StoragePath
 from patchscaler.cluster.worker import Work, Worker, name_clashes
-from patchscaler.errors import ConfigError
+from patchscaler.errors import ConfigError, PatchScalerError
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.tiles import patches_of
 from patchscaler.options import Options
@@ -212,6 +212,12 @@ def test_another_job_in_the_same_sink_is_refused(tmp_path: Path, tiny_model: Pat
     other = Work(str(tiny_model), {"scale": 2}, Options(steps=(1, 1, 1)), SAVING)
     with pytest.raises(ConfigError, match="belongs to a job with size"):
         run_job(str(pictures), sink, other, Cluster())
+
+
+def test_whatever_keeps_ray_from_starting_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", f"/tmp/{'x' * 120}")  # its sockets' names become too long
+    with pytest.raises(PatchScalerError, match=r"^Ray did not start \(.*\); close other programs"):
+        start_ray(Cluster())
 
 
 def test_failures_on_record_keep_the_exit_code(call: Call, tmp_path: Path, tiny_model: Path, pictures: Path) -> None:

@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 import torch
 
+import patchscaler
 from patchscaler.engines.architecture import ARCHITECTURE
 from patchscaler.engines.export import SETTINGS, export_onnx
 from patchscaler.engines.graph_files import architecture, graph_without_weights, write_graphs
@@ -237,6 +238,10 @@ def test_sampler_goes_to_another_process(graphed_model: Path) -> None:
 def test_export_holds_the_weights(graphed_model: Path, tmp_path: Path) -> None:
     paths = export_onnx(graphed_model, tmp_path, steps=(0, 1, 2))
     assert {path.name for path in paths} == {f"{name}.onnx" for name in READS} | {SETTINGS}
+    for path in paths:
+        if path.suffix == ".onnx":
+            onnx.checker.check_model(str(path), full_check=True)
+            assert onnx.load(path, load_external_data=False).producer_version == patchscaler.__version__
     settings = json.loads((tmp_path / SETTINGS).read_text())
     assert (settings["patch"], settings["steps"]) == (16, [0, 1, 2])
     engine = OnnxEngine(graphed_model, threads=1)

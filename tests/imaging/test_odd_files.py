@@ -206,6 +206,10 @@ def test_a_jpeg_that_lacks_its_end_alone_is_read(tmp_path, options):
         (b"\xff\x0a" + bytes(20), "a JPEG XL picture"),
         (b"8BPS\0\1" + bytes(6) + struct.pack(">H2I2H", 3, 8, 8, 16, 3) + bytes(20), "a Photoshop file of 16 bits a"),
         (b"<!DOCTYPE html><html>", "a web page, not the picture"),
+        (
+            encoded("TIFF").replace(struct.pack("<HHIH", 259, 3, 1, 1), struct.pack("<HHIH", 259, 3, 1, 50001)),
+            "a TIFF with WebP inside, which is not read here",
+        ),
     ],
 )
 def test_what_a_file_is_and_what_to_do(tmp_path, content, words):

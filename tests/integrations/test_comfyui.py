@@ -1,7 +1,7 @@
 """The ComfyUI nodes keep to ComfyUI's contract: what a node class says of itself, and the tensors it takes and gives.
 
-ComfyUI itself is no package that could be installed here. Its two modules that the nodes call when they run are stood
-in for by `comfy`, below, with the same names and arguments.
+ComfyUI itself is no package that tests could depend on. Its two modules that the nodes call when they run are stood in
+for by `comfy`, below, with the same names and arguments; integrations/comfyui/README.md says what it ran itself.
 """
 
 import dataclasses

@@ -1,5 +1,6 @@
 """The page in headless Chromium, for its tests."""
 
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from serving import SECONDS  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 DRIVER = shutil.which("chromedriver")
+AXE = os.environ.get("AXE_CORE")  # axe.min.js of npm's axe-core
 needs_chromium = [
     pytest.mark.slow,
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs Chromium: apt-get install chromium chromium-driver"),
@@ -39,7 +41,9 @@ class Page:
             metrics = {"width": width, "height": height, "pixelRatio": 2.0, "touch": True}
             options.add_experimental_option("mobileEmulation", {"deviceMetrics": metrics})
         downloads.mkdir(exist_ok=True)
-        options.add_experimental_option("prefs", {"download.default_directory": str(downloads)})
+        # 1: several downloads at a click are allowed, as a person does when Chromium asks.
+        allowed = {"profile.default_content_setting_values.automatic_downloads": 1}
+        options.add_experimental_option("prefs", {"download.default_directory": str(downloads)} | allowed)
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
         self.driver.set_script_timeout(SECONDS)
@@ -87,6 +91,15 @@ class Page:
 
     def complaints(self) -> list[str]:
         return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+
+    def violations(self) -> list[list[str]]:
+        """What axe-core finds wrong: the rule, then the elements."""
+        self.js(Path(AXE).read_text("utf-8"))
+        return self.driver.execute_async_script(
+            "const [done] = arguments;"
+            "const said = ({ id, nodes }) => [id, ...nodes.map(({ html, failureSummary }) => html + failureSummary)];"
+            "axe.run().then(({ violations }) => done(violations.map(said)))"
+        )
 
     def overflows(self) -> bool:
         return self.js("return document.documentElement.scrollWidth > window.innerWidth")

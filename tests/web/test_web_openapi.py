@@ -78,6 +78,15 @@ def test_a_job_leads_to_all_that_can_be_done_with_it(described: dict[str, Any], 
     assert server.post(picture(), quality="fast").json()["id"]
 
 
+def test_what_a_job_does_not_have_yet_is_not_missing(server: Server) -> None:
+    """A client that follows the links at once learns that the job is there."""
+    jobs = [server.post(picture(number, 640, 640, "JPEG"), quality="best").json()["id"] for number in (20, 21)]
+    for part in ("preview", "map", "result"):
+        assert server.client.get(f"/api/jobs/{jobs[1]}/{part}").status_code == 409
+    for job in jobs:
+        server.client.delete(f"/api/jobs/{job}")
+
+
 def test_a_status_has_what_is_described_and_all_options(described: dict[str, Any], server: Server) -> None:
     status = server.post(picture(), quality="fast", seed=2**63 - 1).json()
     schema = described["components"]["schemas"]["JobStatus"]

@@ -4,7 +4,7 @@ import base64
 import hashlib
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,44 +17,21 @@ for needed in ("fastapi", "uvicorn", "httpx", "jinja2"):
     pytest.importorskip(needed)
 from browsing import Page, large, needs_chromium, webdriver  # noqa: E402
 from malformed_uploads import picture  # noqa: E402
-from serving import Server, serving  # noqa: E402
+from serving import Server  # noqa: E402
 
 pytestmark = needs_chromium
-
-
-@pytest.fixture(scope="module")
-def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    folder = tmp_path_factory.mktemp("page") / "temporary"
-    with serving(tiny_model, folder, "--max-megabytes", 1, "--max-megapixels", 2) as running:
-        yield running
 
 
 OpenPage = Callable[..., Page]
 
 
-@pytest.fixture
-def open_page(server: Server, tmp_path: Path) -> Iterator[OpenPage]:
-    pages: list[Page] = []
-
-    def opened(width: int = 1280, height: int = 860, dark: bool = False, phone: bool = False) -> Page:
-        pages.append(Page(server.url, tmp_path / "downloads", width, height, dark, phone))
-        return pages[-1]
-
-    yield opened
-    for page in pages:
-        page.driver.get("about:blank")  # leaving deletes the page's job, killing the browser doesn't
-        page.driver.quit()
-
-
-@pytest.fixture
-def source(photo: Image.Image, tmp_path: Path) -> Path:
-    path = tmp_path / "my photo.png"
-    photo.save(path)
-    return path
-
-
 def test_upload_progress_slider_map_and_download(
-    open_page: OpenPage, server: Server, source: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    open_page: OpenPage,
+    page_server: Server,
+    source: Path,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     page = open_page()
     page.set(Quality.fast, 11)
@@ -103,7 +80,7 @@ def test_upload_progress_slider_map_and_download(
     assert hashlib.sha256(saved.read_bytes()).digest() == hashlib.sha256(expected.read_bytes()).digest()
     assert page.complaints() == []
 
-    assert not server.kept()  # the page has all of it
+    assert not page_server.kept()  # the page has all of it
 
 
 # Notes in the page itself what it shows, at every change: a small model is done before a driver has asked twice.
@@ -172,27 +149,29 @@ def test_a_picture_that_browsers_cannot_show_is_shown_all_the_same(
     assert page.js("return document.querySelector('#before').naturalWidth") == 61
 
 
-def test_a_job_can_be_cancelled_and_tried_again(open_page: OpenPage, server: Server, tmp_path: Path) -> None:
+def test_a_job_can_be_cancelled_and_tried_again(open_page: OpenPage, page_server: Server, tmp_path: Path) -> None:
     page = open_page()
     page.set(Quality.best, 0)
     page.js(WATCH, True)
     page.choose(large(tmp_path / "large.png", 768))
     page.until(lambda: page.state() == "cancelled")
     assert page.text() == "Cancelled."
-    page.until(lambda: server.client.get("/api/about").json()["unfinished"] == 0 and not server.kept())
+    page.until(lambda: page_server.client.get("/api/about").json()["unfinished"] == 0 and not page_server.kept())
     page.js("window.seen = undefined")  # an error in the observer: it cancels no more
     page.find(".retry").click()
     page.until(lambda: page.state() == "done")
 
 
-def test_several_pictures_wait_in_a_list_that_one_sees(open_page: OpenPage, server: Server, tmp_path: Path) -> None:
+def test_several_pictures_wait_in_a_list_that_one_sees(
+    open_page: OpenPage, page_server: Server, tmp_path: Path
+) -> None:
     page = open_page()
     page.set(Quality.fast, 0)
     paths = [large(tmp_path / f"{number}.jpg", 160 + 32 * number) for number in range(5)]
     page.choose(*paths)
     page.until(lambda: len(page.states()) == 5)
     assert "waiting" in page.states()  # not all of them are sent at once
-    assert server.client.get("/api/about").json()["unfinished"] <= 2
+    assert page_server.client.get("/api/about").json()["unfinished"] <= 2
     page.until(lambda: page.states() == ["done"] * 5)
     assert page.find("#queue-title").text == "Your pictures: 5 of 5 done"
     page.find("#save-all").click()
@@ -253,65 +232,3 @@ def test_refusals_are_told_in_words_of_a_person(open_page: OpenPage, tmp_path: P
     assert not page.find("#again").is_displayed()
     said = page.js("return document.querySelector('#said').textContent")
     assert said.startswith("many pixels.png: This picture is too large")
-
-
-def test_it_works_by_keyboard_alone(open_page: OpenPage, source: Path, tmp_path: Path) -> None:
-    """Every control has a name and a place in the order, and the focus is never lost."""
-    page = open_page()
-    page.choose(source)
-    page.until(lambda: page.state() == "done")
-    page.js("document.activeElement.blur(); window.scrollTo(0, 0)")
-    visited = []
-    for _ in range(30):
-        webdriver.ActionChains(page.driver).send_keys(webdriver.Keys.TAB).perform()
-        focused = page.driver.switch_to.active_element
-        visited.append(focused.get_attribute("id") or focused.get_attribute("class") or focused.get_attribute("name"))
-        assert focused.tag_name == "body" or focused.accessible_name, visited
-        if focused.tag_name == "body":
-            break
-    expected = [
-        "handle",
-        "show-map",
-        "zoom",
-        "show",
-        "download",
-        "remove",
-        "more",
-        "quality",
-        "scale",
-        "format",
-        "denoise",
-        "seed",
-        "again",
-    ]
-    assert [name for name in visited if name in expected] == expected
-
-
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize(("width", "height", "phone"), [(1440, 900, False), (390, 844, True)], ids=["wide", "phone"])
-def test_it_fits_the_screen_and_its_colours(
-    open_page: OpenPage, source: Path, width: int, height: int, phone: bool, dark: bool
-) -> None:
-    page = open_page(width, height, dark, phone)
-    luminance = "return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).map(Number)"
-    assert (max(page.js(luminance)) < 64) is dark
-    assert not page.overflows()
-    page.set(Quality.fast, 0)
-    page.choose(source)
-    page.until(lambda: page.state() == "done")
-    assert not page.overflows()
-    frame, download = page.find("#frame").rect, page.find(".download")
-    assert frame["x"] >= 0 and frame["x"] + frame["width"] <= width  # noqa: PT018
-    assert abs(frame["width"] / frame["height"] - 61 / 45) < 0.02  # never stretched
-    assert download.is_displayed() and download.rect["height"] >= 40  # noqa: PT018
-    if phone:
-        assert download.rect["y"] + download.rect["height"] <= height  # found without scrolling
-    assert page.complaints() == []
-
-
-def test_nothing_comes_from_another_host(open_page: OpenPage, server: Server) -> None:
-    page = open_page()
-    entries = page.js("return performance.getEntriesByType('resource').map((entry) => entry.name)")
-    assert entries and all(name.startswith((server.url, "blob:")) for name in entries)  # noqa: PT018
-    policy = server.client.get("/").headers["content-security-policy"]
-    assert "unsafe" not in policy

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from patchscaler import __version__
 from patchscaler.engines.onnx import READS, OnnxEngine
 from patchscaler.errors import ConfigError
 
@@ -30,6 +31,7 @@ def export_onnx(folder: Path, out: Path, **settings: Any) -> list[Path]:
     paths = []
     for network in engine.networks:
         file = onnx.load_from_string(engine.graph(network))
+        file.producer_version = __version__
         weights = {f"{part}.{name}": array for part in READS[network] for name, array in engine.load(part).items()}
         if network == "prompt":
             weights |= engine.memory

@@ -146,24 +146,24 @@ def _add_jobs(app: FastAPI, limits: Limits, workers: int) -> None:
         headers = NOT_STORED | {"X-Accel-Buffering": "no"}
         return StreamingResponse(_follow(_queue(request), job), media_type="text/event-stream", headers=headers)
 
-    @app.get("/api/jobs/{id}/map", responses=problems(404))
+    @app.get("/api/jobs/{id}/map", responses=problems(404, 409))
     async def get_map(job: Found) -> PatchMap:
         """Groups and boxes of the patches, known once the restoration is through."""
         if job.patches is None:
-            raise HTTPException(404, "not known yet; wait until the stage is prompt or sample")
+            raise HTTPException(409, "not known yet; wait until the stage is prompt or sample")
         return PatchMap(**job.patches)
 
 
 def _add_files(app: FastAPI) -> None:
-    @app.get("/api/jobs/{id}/preview", response_class=Response, responses=WEBP | problems(404))
+    @app.get("/api/jobs/{id}/preview", response_class=Response, responses=WEBP | problems(404, 409))
     def get_preview(job: Found) -> Response:
         """The newest preview: a WebP of at most 1280 pixels a side, 2048 when the job is done."""
-        return _small(job.preview_file, "no preview yet")
+        return _small(job.preview_file, 409, "no preview yet")
 
     @app.get("/api/jobs/{id}/input", response_class=Response, responses=WEBP | problems(404))
     def get_input(job: Found) -> Response:
         """The picture that came in, as a WebP of at most 1280 pixels a side."""
-        return _small(job.thumbnail, "no longer there")
+        return _small(job.thumbnail, 404, "no longer there")
 
     @app.get("/api/jobs/{id}/result", response_class=FileResponse, responses=RESULT | problems(404, 409, 422))
     async def get_result(
@@ -204,12 +204,12 @@ async def _follow(queue: JobQueue, job: Job) -> AsyncIterator[str]:
         await anyio.sleep(LOOK_SECONDS)
 
 
-def _small(path: Path, missing: str) -> Response:
+def _small(path: Path, code: int, missing: str) -> Response:
     """Read at once, because the next preview may replace it at any time."""
     try:
         return Response(path.read_bytes(), media_type="image/webp", headers=NOT_STORED)
     except FileNotFoundError:
-        raise HTTPException(404, missing) from None
+        raise HTTPException(code, missing) from None
 
 
 async def _explain(request: Request, error: Exception) -> JSONResponse:

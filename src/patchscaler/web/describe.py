@@ -16,9 +16,9 @@ Errors are `{"detail": "one line"}`. Every GET answers HEAD, too."""
 REASONS = {
     400: "The body is empty or broken off",
     403: "A page of another site asks, or under another host name",
-    404: "No such job, or what it does not have yet or no longer",
+    404: "No such job, or what it no longer has",
     408: "The upload takes too long",
-    409: "The job is not done",
+    409: "The job is not so far, or has failed",
     413: "Too many bytes or pixels",
     415: "Not a picture that can be opened",
     422: "An argument out of range, or a damaged picture",
