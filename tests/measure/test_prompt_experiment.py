@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Call
-from test_experiments import needs_alex
 
+from command_files import Call
+from lpips_weights import needs_alex
 from patchscaler.measure.experiments.record import RESULTS
 from patchscaler.measure.experiments.run import run
 from patchscaler.measure.experiments.setting import Setting

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Call
 
+from command_files import Call
 from patchscaler.engines.onnx import OnnxEngine
 from patchscaler.engines.torch import TorchEngine
 from patchscaler.errors import ConfigError, WeightsError

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import Call
 from PIL import Image
 from safetensors.torch import load_file
 
+from command_files import Call
 from patchscaler.cli.train import Part, types_of
 from patchscaler.errors import ConfigError, WeightsError
 from patchscaler.models.text_prompt import captions

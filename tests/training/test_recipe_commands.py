@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import write_replication
-from conftest import Call
 from PIL import Image
-from test_docs import ROOT, blocks
-from test_experiments import needs_alex
 
+from command_files import Call
+from lpips_weights import needs_alex
+from pages import ROOT, blocks, script
 from patchscaler.data.degrading import degrade_folder
 from patchscaler.measure.experiments import runtime
 from patchscaler.measure.experiments.catalogue import ABLATION, CATALOGUE, PLUG_IN
@@ -23,6 +22,7 @@ from patchscaler.presets import PAPER
 from patchscaler.training.settings import read_toml
 from text_networks import save_text_networks
 
+write_replication = script("write_replication")
 pytestmark = [pytest.mark.usefixtures("fresh_accelerator"), pytest.mark.slow]
 LAUNCHERS = r"^(accelerate launch .*|torchrun .*)-m patchscaler "
 # They fetch packages and weights.

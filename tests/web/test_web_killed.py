@@ -67,15 +67,17 @@ def test_a_server_that_is_stopped_says_nothing_and_leaves_nothing(
     """With a job running, one waiting, a stream that is read and an upload half way."""
     server = Server(tiny_model, tmp_path / "temporary")
     jobs = [server.post(picture(n, 640, 640, "JPEG"), quality="best").json()["id"] for n in range(2)]
-    ended = threading.Event()
+    begun, ended = threading.Event(), threading.Event()
 
     def read() -> None:
         with httpx.stream("GET", f"{server.url}/api/jobs/{jobs[1]}/events", timeout=SECONDS, trust_env=False) as answer:
-            assert list(answer.iter_lines())  # to the regular end of the stream
+            for _ in answer.iter_lines():  # to the regular end of the stream
+                begun.set()
             ended.set()
 
     reader = threading.Thread(target=read)
     reader.start()
+    assert begun.wait(SECONDS)
     host, port = server.url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=SECONDS) as raw:
         raw.sendall(b"POST /api/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 90000\r\n\r\n" + bytes(5000))

@@ -113,7 +113,7 @@ def _two_devices(device: str) -> tuple[str, ...]:
 
 
 def _column(figures: list[dict[str, float]], name: str) -> list[float]:
-    return [picture[name] for picture in figures]
+    return [float(picture[name]) for picture in figures]
 
 
 def _mean(figures: list[dict[str, float]], name: str) -> float:
