@@ -99,7 +99,7 @@ def _figures(entry: dict[str, Any]) -> dict[str, float]:
     stages = entry["stages"]
     return {
         "seconds": entry["seconds"],
-        "sampling": sum(stages[name]["seconds"] for name in ("prompt", "sample") if name in stages),
+        "sampling": sum((stages[name]["seconds"] for name in ("prompt", "sample") if name in stages), 0.0),
         "patch_steps": float(entry["patch_steps"]),
         "simple": entry["patches"]["simple"] / sum(entry["patches"].values()),
     }
@@ -113,7 +113,7 @@ def _two_devices(device: str) -> tuple[str, ...]:
 
 
 def _column(figures: list[dict[str, float]], name: str) -> list[float]:
-    return [float(picture[name]) for picture in figures]
+    return [picture[name] for picture in figures]
 
 
 def _mean(figures: list[dict[str, float]], name: str) -> float:
