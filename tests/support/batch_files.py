@@ -6,7 +6,9 @@ import fsspec
 from PIL import Image
 
 from patchscaler.cluster.manifest import Row
+from patchscaler.cluster.reading import read_units
 from patchscaler.cluster.sinks import Result
+from patchscaler.cluster.sources import find_units
 from patchscaler.imaging.metadata import NAME, PROCESSING_SOFTWARE
 
 
@@ -28,3 +30,8 @@ def put(root: str, files: dict[str, bytes]) -> None:
     for name, data in files.items():
         with fsspec.open(f"{root}/{name}", "wb", auto_mkdir=True) as file:
             file.write(data)
+
+
+def found(source: str, done: frozenset[str] = frozenset()) -> dict[str, bytes | None]:
+    """Pictures of a source and their bytes, None where they fail."""
+    return {each.key: each.data for each in read_units(find_units(source), done)}
