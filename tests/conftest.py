@@ -147,7 +147,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return url
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Server"]:
     """A running `patchscaler serve` without its page, for uploads of 1 MB and half a megapixel."""
     from serving import serving
