@@ -40,6 +40,7 @@ def setting(tiny_model: Path, training_pictures: Path) -> Setting:
 
 
 @needs_alex
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_every_experiment_leaves_its_record(
     name: str, setting: Setting, tiny_backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
