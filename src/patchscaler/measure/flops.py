@@ -33,7 +33,7 @@ def count(networks: Mapping[str, Any], size: Size) -> dict[str, int]:
         # It caches its bases: real ones have to be there before, or shapes without values would stay in the cache.
         autoencoder.bases(torch.device("cpu"))
     with shapes_alone():
-        parts = {name: part for name, part in networks.items() if isinstance(part, torch.nn.Module)}
+        parts: dict[str, Any] = {name: part for name, part in networks.items() if isinstance(part, torch.nn.Module)}
         twins = {name: type(part)(**arguments_of(part.config)).eval() for name, part in parts.items()}  # in float32
         return {name: _multiply_adds(call) for name, call in _calls(twins, size).items()}
 
