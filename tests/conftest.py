@@ -25,6 +25,11 @@ from patchscaler.data.pictures import PictureSet
 torch.set_num_threads(1)  # pytest-xdist runs one test process per core
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long ones first: at the end, one process would run them while the others have nothing left to do."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Call:
     """Run `patchscaler ARGUMENT...` in the test's folder, through the entry point of the installed command."""
@@ -147,7 +152,7 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return url
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator["Server"]:
     """A running `patchscaler serve` without its page, for uploads of 1 MB and half a megapixel."""
     from serving import serving

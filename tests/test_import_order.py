@@ -179,7 +179,7 @@ def test_the_core_is_numpy() -> None:
 
 def test_help_is_light() -> None:
     modules = loaded_after(HELP)
-    assert not modules & {"torch", "diffusers", "accelerate", "numpy"}
+    assert not modules & {"torch", "onnxruntime", "diffusers", "accelerate", "numpy"}
 
 
 def test_serve_loads_no_server_until_it_runs() -> None:

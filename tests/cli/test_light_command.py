@@ -57,15 +57,3 @@ def test_what_needs_torch_says_so(tmp_path: Path, arguments: tuple[str, ...]) ->
     answer = command(tmp_path, *arguments, *more)
     assert (answer.returncode, answer.stderr.count("\n")) == (2, 1)
     assert 'pip install "patchscaler[' in answer.stderr
-
-
-def test_nothing_heavy_is_imported_before_it_is_needed() -> None:
-    code = (
-        "import sys, patchscaler, patchscaler.cli.main\n"
-        "sys.argv = ['patchscaler', '--help']\n"
-        "try: patchscaler.cli.main.main()\n"
-        "except SystemExit: pass\n"
-        "print([name for name in ('torch', 'onnxruntime', 'diffusers') if name in sys.modules])"
-    )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout.splitlines()[-1] == "[]"

@@ -1,7 +1,9 @@
 """Any size in bounded memory: in pieces or whole, in files or in memory, killed and resumed, the result is the same."""
 
+import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -119,13 +121,14 @@ def test_tiles_cover_once_and_stay_small(height: int, width: int, halo: int, are
 # Killed and resumed
 
 KILLED = """
-import os, signal, sys
+import json, os, signal, sys
 from patchscaler.models import light
 light.choose()
+from patchscaler.cli.main import main
 from patchscaler.engines import torch as engine
 from patchscaler.stages import executor, render, spill
 engine.RESTORE_AREA, executor.SET_SIZE, render.BAND_AREA = 700, 3, 200
-left, note = int(sys.argv.pop(1)), spill.Spill.note
+note = spill.Spill.note
 def note_and_die(self, **notes):
     global left
     note(self, **notes)
@@ -133,23 +136,42 @@ def note_and_die(self, **notes):
     if left == 0:
         os.kill(os.getpid(), signal.SIGKILL)
 spill.Spill.note = note_and_die
-from patchscaler.cli.main import main
-main()
+for line in sys.stdin:
+    if child := os.fork():
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        continue
+    os.dup2(2, 1)
+    left, *words = json.loads(line)
+    sys.argv = ["patchscaler", "upscale", *words]
+    main()
 """
 
 
 NEVER = 10_000
+RunKilled = Callable[..., int]
 
 
-def run_killed(after: int, *arguments: object) -> int:
-    """The command, killed after so many notes of what is done; its exit code."""
-    command = [sys.executable, "-c", KILLED, str(after), "upscale", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, check=False).returncode
+@pytest.fixture(scope="module")
+def run_killed() -> Iterator[RunKilled]:
+    """run_killed(after, *arguments): the command, killed after so many notes of what is done; its exit code.
+
+    Each is a fork of one process, which has torch and nothing else of a run.
+    """
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", KILLED], text=True, **pipes) as parent:
+
+        def run(after: int, *arguments: object) -> int:
+            assert parent.stdin
+            assert parent.stdout
+            print(json.dumps([after, *map(str, arguments)]), file=parent.stdin, flush=True)
+            return int(parent.stdout.readline())
+
+        yield run
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["opaque", "clear"])
 def call_and_result(
-    request, tiny_model: Path, tmp_path_factory, photo: Image.Image
+    request, run_killed: RunKilled, tiny_model: Path, tmp_path_factory, photo: Image.Image
 ) -> tuple[tuple[object, ...], bytes]:
     """A call of the command, and the file that it writes when nothing disturbs it."""
     folder = tmp_path_factory.mktemp("whole")
@@ -164,7 +186,10 @@ def call_and_result(
 
 @pytest.mark.parametrize("moments", [(2,), (6, 3)])
 def test_a_killed_run_goes_on(
-    call_and_result: tuple[tuple[object, ...], bytes], tmp_path: Path, moments: tuple[int, ...]
+    run_killed: RunKilled,
+    call_and_result: tuple[tuple[object, ...], bytes],
+    tmp_path: Path,
+    moments: tuple[int, ...],
 ) -> None:
     call, result = call_and_result
     for after in moments:

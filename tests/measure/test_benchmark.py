@@ -164,6 +164,7 @@ def test_machine() -> None:
 # The command
 
 
+@pytest.mark.slow
 def test_whole_run(
     tiny_pipeline, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

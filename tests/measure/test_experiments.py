@@ -26,10 +26,11 @@ from patchscaler.measure.experiments.record import RESULTS, Table, plot_of
 from patchscaler.measure.experiments.run import RUNNERS, run
 from patchscaler.measure.experiments.setting import Setting
 from patchscaler.measure.intervals import FEWEST, bootstrap, difference
-from patchscaler.measure.models import part_config, with_memory_of, with_top_k
+from patchscaler.measure.models import with_memory_of, with_top_k
 from patchscaler.measure.pairing import read_pixels
 from patchscaler.measure.peers import Peer
 from patchscaler.measure.sets import GIVEN, Samples, Source, look, open_samples, spread
+from patchscaler.models.loading import arguments_of
 from patchscaler.pgs import GroupConfig
 
 
@@ -39,6 +40,7 @@ def setting(tiny_model: Path, training_pictures: Path) -> Setting:
 
 
 @needs_alex
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CATALOGUE)
 def test_every_experiment_leaves_its_record(
     name: str, setting: Setting, tiny_backbone: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -231,7 +233,7 @@ def test_prompts_are_what_they_are_called(tiny_pipeline: Any) -> None:
     few = with_memory_of(tiny_pipeline, 7)
     assert torch.equal(few.texture_memory.texture_keys, tiny_pipeline.texture_memory.texture_keys[:7])
     assert int(few.texture_memory.retrieve(few.texture_classifier(patches), 2).places.max()) < 7
-    query = prompt.PictureQuery(**part_config(tiny_pipeline.texture_classifier))
+    query = prompt.PictureQuery(**arguments_of(tiny_pipeline.texture_classifier.config))
     query.load_state_dict(tiny_pipeline.texture_classifier.state_dict())
     torch.testing.assert_close(query(patches), tiny_pipeline.texture_classifier(patches))
     query.picture = query(patches[:1])

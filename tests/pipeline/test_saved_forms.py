@@ -1,10 +1,7 @@
 """Whatever form a pipeline is saved in loads again, by any class, or is refused with words; what goes to the hub."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -192,20 +189,6 @@ def test_a_model_without_a_record_says_so(tmp_path: Path, monkeypatch: pytest.Mo
     card = (tmp_path / "you/new/README.md").read_text()
     assert "license: other" in card
     assert card.count("on record") == 2
-
-
-def test_a_pushed_folder_loads_by_diffusers_alone(tiny_pipeline: Any, tmp_path: Path) -> None:
-    """In a program that imports diffusers and nothing of ours."""
-    tiny_pipeline.save_pretrained(tmp_path / "model")
-    code = f"""
-from diffusers import DiffusionPipeline
-pipe = DiffusionPipeline.from_pretrained({str(tmp_path / "model")!r}, trust_remote_code=True)
-pipe.save_pretrained({str(tmp_path / "again")!r})
-"""
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, check=False, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert_same(PatchScalerPipeline.from_pretrained(tmp_path / "again"), tiny_pipeline)
 
 
 def test_a_pipeline_from_a_pipeline_shares_its_parts(tiny_model: Path, tiny_pipeline: Any) -> None:

@@ -151,6 +151,7 @@ def memory_of(root: Path, shards: Path, killed: bool = False) -> None:
     assert done == [25]  # every patch of the four pictures
 
 
+@pytest.mark.slow
 def test_the_papers_sequence_killed_at_every_stage_is_the_one_never_stopped(
     shards: Path, training_pictures: Path, tmp_path: Path
 ) -> None:

@@ -108,7 +108,7 @@ def test_the_replication_runs_on_any_folder(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(runtime, "SIDES", (16, 48))
+    monkeypatch.setattr(runtime, "SIDES", (16,))  # one: several, and two workers, are in test_experiments.py
     monkeypatch.setattr(write_replication, "KEPT", tmp_path / "kept")
     monkeypatch.setattr(write_replication, "PAGE", tmp_path / "page.md")
     (tmp_path / "kept").mkdir()

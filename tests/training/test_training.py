@@ -4,6 +4,7 @@ import json
 import math
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,35 +28,49 @@ RESUMABLE = ["restorer", "patch-dit", pytest.param("finetune", marks=needs_vgg)]
 pytestmark = pytest.mark.usefixtures("fresh_accelerator")
 
 
-@pytest.mark.parametrize("part", PARTS)
-def test_every_part_trains_and_leaves_what_inference_loads(part: str, table: Any, tmp_path: Path) -> None:
-    figures = run_training(part, table(part))
-    folder = tmp_path / "run"
-    assert figures
-    assert all(math.isfinite(value) for value in figures.values())
-    assert json.loads((folder / "settings.json").read_text())["run"]["steps"] == 3
-    assert [line["step"] for line in entries(folder, "train")] == [2]
-    assert [line["step"] for line in entries(folder, "validate")] == [3]
-    if part not in ("texture", "confidence"):  # they have nothing to look at
-        with Image.open(folder / "sheets" / "0000003.png") as picture:
-            assert picture.format == "PNG"
-    record = json.loads((folder / "weights" / "training.json").read_text())
-    assert record["steps"] == 3
-    assert record["figures"] == figures
-    for sub, cls in WEIGHTS[part].items():
-        check_part(cls, folder / "weights" / sub)
-        cls.from_pretrained(folder / "weights" / sub)
+@pytest.fixture(scope="module")
+def whole_runs() -> dict[tuple[str, int], Path]:
+    """Folders of finished runs by part and steps."""
+    return {}
+
+
+@pytest.fixture
+def never_stopped(table: Any, tmp_path: Path, whole_runs: dict[tuple[str, int], Path]) -> Callable[[str, int], Path]:
+    """never_stopped(part, steps): the folder of a run that others are compared with; each is made once."""
+
+    def run(part: str, steps: int) -> Path:
+        if (part, steps) not in whole_runs:
+            run_training(part, table(part, "whole", steps=steps))
+            whole_runs[part, steps] = tmp_path / "whole"
+        return whole_runs[part, steps]
+
+    return run
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_training_changes_every_trained_tensor(part: str, table: Any, tmp_path: Path) -> None:
+def test_every_part_changes_every_tensor_and_leaves_what_inference_loads(part: str, table: Any, tmp_path: Path) -> None:
     settings_type, task_type = types_of(Part(part))
     resolved = build(settings_type, table(part, steps=4))
     task = task_type(resolved)
     before = {name: value.clone() for name, value in task.network.named_parameters() if value.requires_grad}
-    loop.train(task, resolved.run, resolved)
+    figures = loop.train(task, resolved.run, resolved)
     after = dict(task.network.named_parameters())
     assert not [name for name, value in before.items() if torch.equal(after[name], value)]
+    folder = tmp_path / "run"
+    assert figures
+    assert all(math.isfinite(value) for value in figures.values())
+    assert json.loads((folder / "settings.json").read_text())["run"]["steps"] == 4
+    assert [line["step"] for line in entries(folder, "train")] == [2, 4]
+    assert [line["step"] for line in entries(folder, "validate")] == [4]
+    if part not in ("texture", "confidence"):  # they have nothing to look at
+        with Image.open(folder / "sheets" / "0000004.png") as picture:
+            assert picture.format == "PNG"
+    record = json.loads((folder / "weights" / "training.json").read_text())
+    assert record["steps"] == 4
+    assert record["figures"] == figures
+    for sub, cls in WEIGHTS[part].items():
+        check_part(cls, folder / "weights" / sub)
+        cls.from_pretrained(folder / "weights" / sub)
 
 
 @pytest.mark.parametrize(
@@ -83,20 +98,24 @@ def test_the_loss_falls(table: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("part", RESUMABLE)
-def test_a_stopped_run_goes_on_as_if_it_never_was(part: str, workers: int, table: Any, tmp_path: Path) -> None:
-    run_training(part, table(part, "whole", steps=5))
+def test_a_stopped_run_goes_on_as_if_it_never_was(
+    part: str, workers: int, table: Any, never_stopped: Callable[[str, int], Path], tmp_path: Path
+) -> None:
     run_training(part, table(part, "stopped", steps=2, workers=workers))
     run_training(part, table(part, "stopped", steps=5, workers=workers, max_hours=0.0))  # one step, then out of time
     assert int(state_of(part, tmp_path / "stopped")["custom_checkpoint_0.pkl/step"]) == 3
     run_training(part, table(part, "stopped", steps=5, workers=workers))
-    assert_same(part, tmp_path / "whole", tmp_path / "stopped")
+    assert_same(part, never_stopped(part, 5), tmp_path / "stopped")
 
 
 @pytest.mark.parametrize("part", RESUMABLE)
 def test_a_killed_run_goes_on_as_if_it_never_was(
-    part: str, table: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    part: str,
+    table: Any,
+    never_stopped: Callable[[str, int], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run_training(part, table(part, "whole", steps=5))
     run_training(part, table(part, "killed", steps=2))
     _, task_type = types_of(Part(part))
     whole_loss, steps = task_type.loss, []
@@ -112,14 +131,17 @@ def test_a_killed_run_goes_on_as_if_it_never_was(
         with pytest.raises(KeyboardInterrupt):
             run_training(part, table(part, "killed", steps=5))
     run_training(part, table(part, "killed", steps=5))
-    assert_same(part, tmp_path / "whole", tmp_path / "killed")
+    assert_same(part, never_stopped(part, 5), tmp_path / "killed")
 
 
 @pytest.mark.parametrize("moment", ["while writing", "first rename", "second rename", "clean-up"])
 def test_a_checkpoint_is_whole_whenever_the_kill_comes(
-    moment: str, table: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    moment: str,
+    table: Any,
+    never_stopped: Callable[[str, int], Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    run_training("restorer", table("restorer", "whole", steps=4))
     run_training("restorer", table("restorer", "killed", steps=2))
     save_state, replace, rmtree = Accelerator.save_state, os.replace, shutil.rmtree
 
@@ -151,7 +173,7 @@ def test_a_checkpoint_is_whole_whenever_the_kill_comes(
     run_training("restorer", table("restorer", "killed", steps=4))
     assert len(entries(tmp_path / "killed", "start")) == 3
     assert entries(tmp_path / "killed", "start")[-1]["step"] in (2, 3)
-    assert_same("restorer", tmp_path / "whole", tmp_path / "killed")
+    assert_same("restorer", never_stopped("restorer", 4), tmp_path / "killed")
     assert {path.name for path in (tmp_path / "killed").glob("checkpoint*")} == {"checkpoint"}
 
 

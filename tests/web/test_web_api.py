@@ -18,6 +18,7 @@ from patchscaler.cli.main import main
 httpx = pytest.importorskip("httpx")
 pytest.importorskip("fastapi")
 pytest.importorskip("uvicorn")
+from command_files import Call  # noqa: E402
 from malformed_uploads import malformed, picture  # noqa: E402
 from serving import Server, serving  # noqa: E402
 
@@ -250,20 +251,8 @@ def test_a_small_server_refuses_stops_and_forgets(tiny_model: Path, tmp_path: Pa
         assert not list((tmp_path / "temporary").glob("patchscaler-*"))
 
 
-def test_wrong_calls_are_named(call_serve) -> None:
+def test_wrong_calls_are_named(call: Call) -> None:
     for options, word in ((("--host", "example.org"), "--host"), (("--max-minutes", "0"), "job seconds")):
-        answer = call_serve(*options)
-        assert answer.returncode == 2
-        assert word in answer.stderr
-
-
-@pytest.fixture
-def call_serve():
-    code = "from patchscaler.cli.main import main; main()"
-    return lambda *options: subprocess.run(
-        [sys.executable, "-c", code, "serve", "--no-page", *options],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+        answer = call("serve", "--no-page", *options)
+        assert answer.code == 2
+        assert word in answer.err

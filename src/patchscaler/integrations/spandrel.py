@@ -18,6 +18,7 @@ from patchscaler.errors import ConfigError
 from patchscaler.imaging.colour import COLOUR_LEVELS
 from patchscaler.imaging.geometry import SCALE
 from patchscaler.models.autoencoder import DctAutoencoder
+from patchscaler.models.loading import arguments_of
 from patchscaler.models.model import Model
 from patchscaler.models.restorer import ConvRestorer
 
@@ -62,10 +63,7 @@ def export(model: Model, path: Path) -> None:
     if not isinstance(model.restorer, ConvRestorer) or not isinstance(model.autoencoder, DctAutoencoder):
         kinds = " and ".join(type(network).__name__ for network in networks.values())
         raise ConfigError(f"the model has {kinds}; only ConvRestorer and DctAutoencoder can be exported")
-    public = {
-        name: {key: value for key, value in network.config.items() if not key.startswith("_")}
-        for name, network in networks.items()
-    }
+    public = {name: arguments_of(network.config) for name, network in networks.items()}
     tensors = {f"{name}.{key}": t for name, network in networks.items() for key, t in network.state_dict().items()}
     tensors = {key: tensor.half().contiguous() for key, tensor in tensors.items()}
     tensors[CONFIG] = torch.tensor(list(json.dumps(public).encode()), dtype=torch.uint8)

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from diffusers.models.modeling_utils import ModelMixin
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -16,6 +15,7 @@ from patchscaler.imaging.geometry import Size
 from patchscaler.measure.models import STRIDE
 from patchscaler.models.autoencoder import DctAutoencoder
 from patchscaler.models.latents import decode_latents, encode_pixels
+from patchscaler.models.loading import arguments_of
 
 
 def count(networks: Mapping[str, Any], size: Size) -> dict[str, int]:
@@ -33,7 +33,8 @@ def count(networks: Mapping[str, Any], size: Size) -> dict[str, int]:
         # It caches its bases: real ones have to be there before, or shapes without values would stay in the cache.
         autoencoder.bases(torch.device("cpu"))
     with shapes_alone():
-        twins = {name: _float32_twin(part) for name, part in networks.items() if isinstance(part, ModelMixin)}
+        parts: dict[str, Any] = {name: part for name, part in networks.items() if isinstance(part, torch.nn.Module)}
+        twins = {name: type(part)(**arguments_of(part.config)).eval() for name, part in parts.items()}  # in float32
         return {name: _multiply_adds(call) for name, call in _calls(twins, size).items()}
 
 
@@ -94,11 +95,6 @@ def _calls(nets: dict[str, Any], size: Size) -> dict[str, Callable[[], Any]]:
         "keys": lambda: dit.texture_cache(tokens),
         "denoise": lambda: dit(patch, time, patch, error, cache),
     }
-
-
-def _float32_twin(part: ModelMixin) -> Any:
-    cls: Any = type(part)
-    return cls.from_config(part.config).eval()
 
 
 def _multiply_adds(call: Callable[[], Any]) -> int:

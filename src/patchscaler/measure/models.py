@@ -17,10 +17,10 @@ from patchscaler.engines.torch import TorchEngine, default_dtype
 from patchscaler.imaging.files import read_picture, write_picture
 from patchscaler.imaging.geometry import SCALE, STRIDE, Size
 from patchscaler.imaging.resize import resize_bicubic
-from patchscaler.integrations.diffusers.pipeline import PatchScalerPipeline
 from patchscaler.measure.pairing import read_pixels
 from patchscaler.measure.rows import Row, Section
 from patchscaler.models.latents import encode_pixels
+from patchscaler.models.loading import arguments_of
 from patchscaler.models.texture import ReferenceTextureMemory, TextureEncoder
 from patchscaler.options import DEFAULT_QUALITY, QUALITIES
 from patchscaler.pgs.groups import GroupConfig
@@ -50,6 +50,8 @@ OnResult = Callable[[str, str, Enlarged], None]  # stem, name of the way, result
 def load_model(model: str | None, device: str, dtype: str = "auto", threads: int = 0) -> Any:
     """A model on its device; dtype: "auto", that of `upscale`, or a torch dtype's name. Raises WeightsError."""
     from diffusers.utils.logging import disable_progress_bar
+
+    from patchscaler.integrations.diffusers.pipeline import PatchScalerPipeline
 
     disable_progress_bar()
     if threads:
@@ -155,6 +157,8 @@ def weights_megabytes(folder: Path) -> float:
 
 def with_parts(model: Any, overlap: int | None = None, **parts: torch.nn.Module) -> Any:
     """A model that shares all other parts."""
+    from patchscaler.integrations.diffusers.pipeline import PatchScalerPipeline
+
     changed = {
         name: torch.nn.Module.to(part, model.device, model.dtype).eval()  # diffusers' own `to` warns for nothing
         for name, part in parts.items()
@@ -165,20 +169,16 @@ def with_parts(model: Any, overlap: int | None = None, **parts: torch.nn.Module)
 
 def with_top_k(model: Any, top_k: int) -> Any:
     """Retrieves another number of textures; the encoder's weights don't depend on it."""
-    encoder = TextureEncoder(**(part_config(model.texture_encoder) | {"top_k": top_k}))
+    encoder = TextureEncoder(**(arguments_of(model.texture_encoder.config) | {"top_k": top_k}))
     encoder.load_state_dict(model.texture_encoder.state_dict())
     return with_parts(model, texture_encoder=encoder)
 
 
 def with_memory_of(model: Any, size: int) -> Any:
     """The memory's first textures: farthest-point sampling put them in, so any beginning is such a sample itself."""
-    memory = ReferenceTextureMemory(**(part_config(model.texture_memory) | {"size": size}))
+    memory = ReferenceTextureMemory(**(arguments_of(model.texture_memory.config) | {"size": size}))
     state = dict(model.texture_memory.state_dict())
     for name in ("texture_values", "texture_keys"):
         state[name] = state[name][:size]
     memory.load_state_dict(state)
     return with_parts(model, texture_memory=memory)
-
-
-def part_config(part: Any) -> dict[str, Any]:
-    return {key: value for key, value in part.config.items() if not key.startswith("_")}

@@ -1,8 +1,9 @@
 """A network from its folder, strictly: nothing is built from a config or weights that don't fit each other."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -28,10 +29,14 @@ def load_part(cls: type[ModelMixin], folder: Path) -> ModelMixin:
     return part
 
 
+def arguments_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a network was made with, of its config: the rest, such as _class_name, is diffusers' own."""
+    return {key: value for key, value in config.items() if not key.startswith("_")}
+
+
 def _build_checked(cls: type[ModelMixin], folder: Path, files: Sequence[Path]) -> ModelMixin:
     """The network that config.json asks for, untrained. Raises WeightsError unless the weights fit it."""
-    config = read_json(folder / "config.json")
-    own = {key: value for key, value in config.items() if not key.startswith("_")}
+    own = arguments_of(read_json(folder / "config.json"))
     known = set(inspect.signature(cls.__init__).parameters) - {"self"}
     unknown = sorted(set(own) - known)
     if unknown:

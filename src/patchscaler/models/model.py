@@ -18,7 +18,7 @@ from patchscaler.models.base import ModelMixin
 from patchscaler.models.fusion import Fusion
 from patchscaler.models.grm import GlobalRestoration
 from patchscaler.models.latents import decode_latents
-from patchscaler.models.loading import check_part, load_part
+from patchscaler.models.loading import arguments_of, check_part, load_part
 from patchscaler.models.patch_dit import PatchDiT, TextureCache
 from patchscaler.models.restorer import ConvRestorer
 from patchscaler.models.rrdb import RrdbRestorer
@@ -159,8 +159,7 @@ def pack(model: Model) -> dict[str, Any]:
     """The parts that sample as plain values and tensors, which any process can take, with or without diffusers."""
     packed: dict[str, Any] = {"alphas": model.alphas, "overlap": model.overlap}
     for name, part in model.sampling_parts.items():
-        config = {key: value for key, value in part.config.items() if not key.startswith("_")}
-        packed[name] = (config, {key: value.cpu() for key, value in part.state_dict().items()})
+        packed[name] = (arguments_of(part.config), {key: value.cpu() for key, value in part.state_dict().items()})
     return packed
 
 

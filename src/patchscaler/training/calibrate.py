@@ -15,7 +15,7 @@ from patchscaler.models.fusion import Fusion
 from patchscaler.models.grm import GlobalRestoration
 from patchscaler.models.restorer import confidence_from
 from patchscaler.models.rrdb import RrdbRestorer
-from patchscaler.pgs.groups import assign_groups
+from patchscaler.pgs.groups import GroupConfig, assign_groups
 from patchscaler.training.frozen import any_device, load_autoencoder, load_frozen, load_restorer
 
 
@@ -32,11 +32,9 @@ def patch_log_errors(grm: GlobalRestoration, pictures: str, conditions: Sequence
     return torch.cat(maps)
 
 
-def group_shares(
-    log_errors: Tensor, eta: float, gammas: tuple[float, float] = (0.95, 0.75)
-) -> tuple[float, float, float]:
+def group_shares(log_errors: Tensor, eta: float) -> tuple[float, float, float]:
     """Shares of simple, medium and hard patches at this eta."""
-    groups = assign_groups(confidence_from(log_errors, eta).mean(dim=(1, 2, 3)), gammas)
+    groups = assign_groups(confidence_from(log_errors, eta).mean(dim=(1, 2, 3)), GroupConfig().gammas)
     return tuple((groups == group).float().mean().item() for group in range(3))
 
 

@@ -14,8 +14,9 @@ from patchscaler.measure.experiments.ablation import parse_sets, sweep
 from patchscaler.measure.experiments.plots import gains, new_axes
 from patchscaler.measure.experiments.record import Record, Verdict
 from patchscaler.measure.experiments.trial import Found, Trial, steps_text
-from patchscaler.measure.models import DEFAULT, PAPER, Enlarged, Way, part_config, with_parts
+from patchscaler.measure.models import DEFAULT, PAPER, Enlarged, Way, with_parts
 from patchscaler.measure.pairing import read_pixels
+from patchscaler.models.loading import arguments_of
 from patchscaler.models.texture import TextureClassifier
 
 TOP_KS = (1, 2, 4, 8)
@@ -93,7 +94,7 @@ def _prompt(model: Any) -> str:
 
 def _global_way(trial: Trial, steps: tuple[int, ...]) -> Way:
     model = trial.model
-    query = PictureQuery(**part_config(model.texture_classifier))
+    query = PictureQuery(**arguments_of(model.texture_classifier.config))
     query.load_state_dict(model.texture_classifier.state_dict())
     enlarge = trial.way(with_parts(model, texture_classifier=query), steps=steps)
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from patchscaler.data.reading import picture_files
+from patchscaler.engines.processor import usable_cores
 from patchscaler.imaging.files import write_picture
 from patchscaler.imaging.geometry import Size
 from patchscaler.imaging.resize import resize_bicubic
@@ -21,7 +22,6 @@ from patchscaler.measure.intervals import difference
 from patchscaler.measure.models import DEFAULT, PAPER, SCALE
 from patchscaler.measure.pairing import read_pixels
 from patchscaler.measure.sets import look, middle, spread
-from patchscaler.measure.speed.machine import usable_cores
 from patchscaler.measure.speed.settings import ADAPTIVE, BASELINES, UNIFORM, Configuration
 from patchscaler.measure.speed.suite import measure_pictures, title
 from patchscaler.pgs.groups import GroupConfig

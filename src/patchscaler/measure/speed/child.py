@@ -9,9 +9,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from patchscaler.measure.speed.settings import Configuration
+if TYPE_CHECKING:
+    from patchscaler.measure.speed.settings import Configuration
 
 # Those of a picture's way that the pipeline doesn't report itself.
 START, READ, WRITE = "start-up", "read", "write"
@@ -33,16 +34,23 @@ def rate_task(task: dict[str, Any]) -> dict[str, Any]:
 def pictures_task(task: dict[str, Any]) -> list[dict[str, Any]]:
     """Enlarge {"pictures"}, all of one size, as {"configuration"} says, {"repeats"} times after {"warm_up"} short runs.
 
-    Returns for each median and least seconds and highest memory of each stage, patches and steps, counted
-    multiply-adds.
+    Returns for each median and least seconds and highest memory of each stage, patches and steps, and if they are
+    {"counted"} the multiply-adds.
     """
+    import torch
+
     from patchscaler.engines.torch import TorchEngine
-    from patchscaler.measure.models import load_model
+    from patchscaler.measure.models import resolve_dtype
+    from patchscaler.measure.speed.settings import Configuration
+    from patchscaler.models.model import load_model
+    from patchscaler.storage import fetch_model
     from patchscaler.upscaler import Upscaler
 
     configuration, pictures = Configuration.from_dict(task["configuration"]), list(map(Path, task["pictures"]))
-    pipeline = load_model(configuration.model, configuration.device, configuration.dtype, configuration.threads)
-    engine = TorchEngine(pipeline.parts)
+    if configuration.threads:
+        torch.set_num_threads(configuration.threads)
+    dtype = resolve_dtype(configuration.dtype, configuration.device)
+    engine = TorchEngine(load_model(fetch_model(configuration.model), dtype, configuration.device))
     with Upscaler(engine=engine, workers=configuration.workers or 1, split="groups") as upscaler:
         start_up = time.time() - task["started"]
         once = tuple(min(count, 1) for count in configuration.steps)
@@ -52,10 +60,14 @@ def pictures_task(task: dict[str, Any]) -> list[dict[str, Any]]:
             [_run(upscaler, configuration, picture, configuration.steps) for _ in range(task["repeats"])]
             for picture in pictures
         ]
-    return [_summary(pipeline, configuration, start_up, own) for own in runs]
+    entries = [_summary(configuration, start_up, own) for own in runs]
+    if task["counted"]:
+        for entry in entries:
+            entry["multiply_adds"] = _multiply_adds(engine.networks, configuration, entry)
+    return entries
 
 
-def _run(upscaler: Any, configuration: Configuration, picture: Path, steps: tuple[int, ...]) -> dict[str, Any]:
+def _run(upscaler: Any, configuration: "Configuration", picture: Path, steps: tuple[int, ...]) -> dict[str, Any]:
     """One picture from file to file: the report as a dict, with the stages of reading and writing."""
     from patchscaler.imaging.files import read_picture
     from patchscaler.report import peak_mib
@@ -76,10 +88,7 @@ def _run(upscaler: Any, configuration: Configuration, picture: Path, steps: tupl
     return report
 
 
-def _summary(
-    pipeline: Any, configuration: Configuration, start_up: float, runs: list[dict[str, Any]]
-) -> dict[str, Any]:
-    from patchscaler.measure.flops import count, stages
+def _summary(configuration: "Configuration", start_up: float, runs: list[dict[str, Any]]) -> dict[str, Any]:
     from patchscaler.report import peak_mib
 
     first = runs[0]
@@ -88,26 +97,31 @@ def _summary(
         times = [run["stages"][name]["seconds"] for run in runs]
         peak = max(run["stages"][name]["peak_mib"] for run in runs)
         times_of[name] = {"seconds": statistics.median(times), "least_seconds": min(times), "peak_mib": peak}
-    peak = peak_mib(configuration.device)  # before the counting, which is no part of the work
-    amounts = count(pipeline.components, configuration.size)
-    from_pixels = pipeline.restorer.input_kind == "pixels"
-    asked = bool(first["denoise"])  # the second restorer
     return {
         "device": first["device"],
         "dtype": first["dtype"],
         "output_size": first["output_size"],
         "patches": first["patches"],
         "patch_steps": first["patch_steps"],
-        "asked": asked,
+        "asked": bool(first["denoise"]),  # the second restorer
         "stages": times_of,
         "seconds": statistics.median(sum(stage["seconds"] for stage in run["stages"].values()) for run in runs),
-        "peak_mib": peak,
-        "multiply_adds": stages(amounts, from_pixels, sum(first["patches"].values()), first["patch_steps"], asked),
+        "peak_mib": peak_mib(configuration.device),
     }
 
 
+def _multiply_adds(networks: Any, configuration: "Configuration", entry: dict[str, Any]) -> dict[str, int]:
+    from patchscaler.measure.flops import count, stages
+
+    amounts, from_pixels = count(vars(networks), configuration.size), networks.restorer.input_kind == "pixels"
+    return stages(amounts, from_pixels, sum(entry["patches"].values()), entry["patch_steps"], entry["asked"])
+
+
 def main() -> None:
+    from patchscaler.engines import process
+
     task = json.load(sys.stdin)
+    process.lighten()
     answer = {"rate": rate_task, "pictures": pictures_task}[task["task"]](task)
     print("\n" + json.dumps(answer))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from patchscaler.engines.processor import processor_name
+from patchscaler.engines.processor import processor_name, usable_cores
 from patchscaler.engines.torch import default_dtype
 
 _LARGEST = {"cpu": 2048, "cuda": 8192}  # sides of the products that the rate is taken from
@@ -52,11 +52,6 @@ def _product_seconds(a: torch.Tensor, b: torch.Tensor) -> float:
     if a.device.type != "cpu":
         torch.accelerator.synchronize(a.device)
     return time.perf_counter() - started
-
-
-def usable_cores() -> int:
-    """The cores this process may run on, which can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _memory_mib() -> int | None:

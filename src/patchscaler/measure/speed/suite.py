@@ -62,7 +62,8 @@ def run(
             entry = configuration.as_dict() | {"name": title(configuration)}
             try:
                 rate = _rate(configuration, report)
-                (figures,) = measure_pictures(configuration, [sources[configuration.size]], repeats, warm_up)
+                source = sources[configuration.size]
+                (figures,) = measure_pictures(configuration, [source], repeats, warm_up, counted=True)
                 entry |= figures
                 _add_shares(entry, rate)
             except PatchScalerError as error:
@@ -81,10 +82,13 @@ def run(
 
 
 def measure_pictures(
-    configuration: Configuration, pictures: Sequence[Path], repeats: int, warm_up: int
+    configuration: Configuration, pictures: Sequence[Path], repeats: int, warm_up: int, counted: bool = False
 ) -> list[dict[str, Any]]:
-    """Figures of each picture, all of the configuration's size, from one process. Raises PatchScalerError."""
-    task = {"pictures": list(map(str, pictures)), "repeats": repeats, "warm_up": warm_up}
+    """Figures of each picture, all of the configuration's size, from one process; counted: with multiply-adds.
+
+    Raises PatchScalerError.
+    """
+    task = {"pictures": list(map(str, pictures)), "repeats": repeats, "warm_up": warm_up, "counted": counted}
     found = _in_child("pictures", configuration.threads, task | {"configuration": configuration.as_dict()})
     return list(found)
 
