@@ -170,7 +170,7 @@ def _add_files(app: FastAPI) -> None:
         job: Found,
         save_as: Annotated[str, Query(max_length=200, description="name to be saved under, without its end")] = "",
     ) -> FileResponse:
-        """The enlarged picture, byte for byte what the command line writes for the same picture, steps and seed."""
+        """The enlarged picture, byte for byte what the command line writes for the same picture and options."""
         if job.state is not State.done:
             reason = job.error or "look at its state, and come back when that is done"
             raise HTTPException(409, f"the job is {job.state.value}: {reason}")
