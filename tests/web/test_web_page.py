@@ -180,7 +180,7 @@ def test_a_job_can_be_cancelled_and_tried_again(open_page: OpenPage, page_server
     page = open_page()
     page.set(Quality.best, 0)
     page.js(WATCH, True)
-    page.choose(large(tmp_path / "large.png", 768))
+    page.choose(large(tmp_path / "large.png", 448))
     page.until(lambda: page.state() == "cancelled")
     assert page.text() == "Cancelled."
     page.until(lambda: page_server.client.get("/api/about").json()["unfinished"] == 0 and not page_server.kept())

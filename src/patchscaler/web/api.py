@@ -123,6 +123,8 @@ def _add_jobs(app: FastAPI, limits: Limits, workers: int) -> None:
         try:
             await request.app.state.uploads.receive(request, job.input)
             await run_sync(check, job, limits, limiter=request.app.state.checking)
+            if await request.is_disconnected():  # nobody will learn the job's name
+                raise HTTPException(400, "the upload was broken off")
         except BaseException:  # also where the client has gone and this task is cancelled
             queue.remove(job)
             raise
