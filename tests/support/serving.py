@@ -66,7 +66,7 @@ class Server:
         raise AssertionError(f"still {status} after {SECONDS} s")
 
     def kept(self) -> list[Path]:
-        """Every file the server has in its temporary folder, and may be removing meanwhile, which os.walk puts up with."""
+        """Every file the server has in its temporary folder; os.walk puts up with those that go meanwhile."""
         walks = [step for root in self.folder.glob("patchscaler-*") for step in os.walk(root)]
         return sorted(Path(folder, name) for folder, _, names in walks for name in names)
 

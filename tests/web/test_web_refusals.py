@@ -10,7 +10,7 @@ from PIL import Image
 for needed in ("httpx", "fastapi", "uvicorn"):
     pytest.importorskip(needed)
 from malformed_uploads import picture  # noqa: E402
-from serving import Server  # noqa: E402
+from serving import SECONDS, Server  # noqa: E402
 
 
 @pytest.mark.parametrize("path", [
@@ -66,7 +66,7 @@ def test_uploads_whose_client_goes_leave_nothing(server: Server) -> None:
         with socket.create_connection((host, int(port))) as raw:
             raw.sendall(f"POST /api/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n".encode())
             raw.sendall(content[:sent])
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + SECONDS
     while server.client.get("/api/about").json()["unfinished"] or server.kept() != kept:
         assert time.monotonic() < deadline, server.kept()
         time.sleep(0.05)

@@ -122,6 +122,7 @@ def _add_jobs(app: FastAPI, limits: Limits, workers: int) -> None:
             raise HTTPException(503, str(error), headers={"Retry-After": "10"}) from None
         try:
             await request.app.state.uploads.receive(request, job.input)
+            await request.is_disconnected()  # after a long body uvicorn reads on, to the client's end, only when asked
             await run_sync(check, job, limits, limiter=request.app.state.checking)
             if await request.is_disconnected():  # nobody will learn the job's name
                 raise HTTPException(400, "the upload was broken off")
