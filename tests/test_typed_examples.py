@@ -14,22 +14,28 @@ from mypy import api
 
 import patchscaler
 from pages import ROOT, blocks
-from patchscaler import Options, Upscaler
+from patchscaler import Options, Upscaler, upscaler
 from patchscaler.integrations.diffusers.pipeline import CallOptions, OutputType, PatchScalerPipeline
 from patchscaler.options import QUALITIES, OptionNames, Quality
 
 WRONG = """
-from patchscaler import PatchScalerBatch, PatchScalerOutput, PatchScalerPipeline, Upscaler
+from patchscaler import PatchScalerBatch, PatchScalerOutput, PatchScalerPipeline, Result, Upscaler
 
 pipe = PatchScalerPipeline.from_pretrained()
 one: PatchScalerOutput = pipe("photo.jpg")
 two: PatchScalerBatch = pipe(["photo.jpg", "scan.tif"], quality="best")
 alone: tuple[object] = pipe("photo.jpg", return_dict=False)
+upscaler = Upscaler()
+three: Result = upscaler(open("photo.jpg", "rb"), scale=2, resume=True)
+four: list[Result] = upscaler([b"", "scan.tif"], quality="best")
 pipe("photo.jpg", quality="beste")
 pipe("photo.jpg", output_type="jpeg")
 pipe("photo.jpg", step=(1, 2, 3))
-Upscaler()("photo.jpg", qualty="best")
+upscaler("photo.jpg", qualty="best")
+upscaler("photo.jpg")[0]
+upscaler(["photo.jpg"]).image
 """
+WRONG_LINES = range(11, 17)
 
 
 # `mypy --strict`, flag by flag: it can't be said of single modules.
@@ -65,7 +71,7 @@ def test_readme_examples_are_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert not failure
     lines = [line for line in said.splitlines() if ": error:" in line]
     assert not [line for line in lines if "readme.py" in line], said
-    assert {int(line.split(":")[1]) for line in lines} == {8, 9, 10, 11}, said  # what is wrong is seen
+    assert {int(line.split(":")[1]) for line in lines} == set(WRONG_LINES), said  # what is wrong is seen
 
 
 @pytest.mark.slow
@@ -79,7 +85,7 @@ def test_pyright_agrees(tmp_path: Path) -> None:
     said = subprocess.run(line, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False).stdout
     found = json.loads(said)["generalDiagnostics"]
     places = {(Path(each["file"]).name, each["range"]["start"]["line"] + 1) for each in found}
-    assert places == {("wrong.py", line) for line in (8, 9, 10, 11)}, said
+    assert places == {("wrong.py", line) for line in WRONG_LINES}, said
 
 
 def test_the_types_say_what_the_code_takes() -> None:
@@ -94,4 +100,5 @@ def test_the_types_say_what_the_code_takes() -> None:
         "options",
     }
     assert names | fields == get_type_hints(CallOptions).keys()
-    assert "named" in inspect.signature(Upscaler.__call__).parameters
+    names = set(inspect.signature(Upscaler.__call__).parameters) - {"self", "image", "named"}
+    assert names | fields == get_type_hints(upscaler.CallOptions).keys()

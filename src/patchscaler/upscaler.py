@@ -3,13 +3,13 @@
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 from patchscaler.engines.load import load_engine
 from patchscaler.engines.protocol import Engine
-from patchscaler.imaging.sources import pictures_from
+from patchscaler.imaging.sources import OnePicture, pictures_from
 from patchscaler.imaging.tiles import PatchGrid, split
-from patchscaler.options import Options
+from patchscaler.options import OptionNames, Options
 from patchscaler.pgs.gate import fused_share
 from patchscaler.pgs.groups import assign_groups, confidence_from, count_steps
 from patchscaler.report import PreviewCallback, ProgressCallback
@@ -27,9 +27,22 @@ from patchscaler.stages.task import Task
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack
 
-    from patchscaler.options import OptionNames
-
 __all__ = ["Options", "Result", "Upscaler"]
+
+
+class CallOptions(OptionNames, total=False):
+    """All that the call takes beside the picture, for type checkers."""
+
+    scale: int | float | None
+    width: int | None
+    height: int | None
+    max_side: int | None
+    on_progress: ProgressCallback | None
+    on_preview: PreviewCallback | None
+    options: Options | None
+    file: str | Path | None
+    resume: bool
+    started: float | None
 
 
 class Upscaler:
@@ -61,6 +74,15 @@ class Upscaler:
         devices = [self.engine.device] * workers if isinstance(workers, int) else list(workers)
         self.executor = executor or Executor(self.engine, devices, split, on_loss)
 
+    @overload
+    def __call__(self, image: OnePicture, **named: "Unpack[CallOptions]") -> Result: ...
+
+    @overload
+    def __call__(self, image: list[Any] | tuple[Any, ...], **named: "Unpack[CallOptions]") -> list[Result]: ...
+
+    @overload
+    def __call__(self, image: Any, **named: "Unpack[CallOptions]") -> Any: ...  # an array's dimensions decide
+
     def __call__(
         self,
         image: Any,
@@ -76,7 +98,7 @@ class Upscaler:
         resume: bool = False,
         started: float | None = None,
         **named: "Unpack[OptionNames]",
-    ) -> Any:
+    ) -> Result | list[Result]:
         """Enlarges one picture, or several, one after the other; their proportions stay.
 
         image        path, bytes, file object, PIL picture, array (H,W,C), tensor (3,H,W) in [0,1] or Picture, any size

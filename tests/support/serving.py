@@ -40,7 +40,9 @@ class Server:
         line = self.process.stdout.readline()
         assert "serves at http://" in line, self.log.read_text()
         self.url = next(word for word in line.replace(",", " ").split() if word.startswith("http")).split("/api")[0]
-        self.client = httpx.Client(base_url=self.url, timeout=SECONDS, trust_env=False)
+        # A connection each: the server ends those that are quiet for 5 s, just when a loaded machine asks again.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self.client = httpx.Client(base_url=self.url, timeout=SECONDS, trust_env=False, limits=limits)
         while True:
             with contextlib.suppress(httpx.ConnectError):
                 self.client.get("/api/about").raise_for_status()
@@ -64,8 +66,9 @@ class Server:
         raise AssertionError(f"still {status} after {SECONDS} s")
 
     def kept(self) -> list[Path]:
-        """Every file the server has in its temporary folder."""
-        return sorted(path for path in self.folder.glob("patchscaler-*/**/*") if path.is_file())
+        """Every file the server has in its temporary folder; os.walk puts up with those that go meanwhile."""
+        walks = [step for root in self.folder.glob("patchscaler-*") for step in os.walk(root)]
+        return sorted(Path(folder, name) for folder, _, names in walks for name in names)
 
     def memory(self) -> int:
         """Resident bytes; Linux only."""

@@ -40,6 +40,17 @@ async def test_every_option_has_its_control_and_default(monkeypatch: pytest.Monk
     assert all(f'<option value="{format.value}"' in html for format in Format)
     assert '<input id="seed" name="seed" type="number" value="0" required' in html
     assert '<input type="checkbox" name="wrap" value="true" aria-describedby="wrap-hint"> Texture that tiles' in html
+    # Nothing but automatic stands for the gate's choice: no value of the slider does.
+    slider = html[html.index('<input id="denoise"') :].split(">")[0].split()
+    assert "disabled" in slider
+    assert not [word for word in slider if word.startswith("value=")]
+    box = html[html.index('<input type="checkbox" id="denoise-automatic"') :].split(">")[0]
+    assert ' checked aria-label="Automatic denoise"' in box
+
+
+@pytest.mark.parametrize(("asked", "level"), [({}, None), ({"denoise": "null"}, None), ({"denoise": 0.5}, 0.5)])
+def test_a_denoise_that_is_left_out_is_left_to_the_gate(asked: dict[str, Any], level: float | None) -> None:
+    assert Options(**asked).denoise == Options(**asked).call["denoise"] == level
 
 
 @pytest.mark.anyio

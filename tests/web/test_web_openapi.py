@@ -94,6 +94,13 @@ def test_a_status_has_what_is_described_and_all_options(described: dict[str, Any
     asked = {parameter["name"] for parameter in described["paths"]["/api/jobs"]["post"]["parameters"]}
     assert asked == set(Options.model_fields) <= set(status)
     assert status["seed"] == 2**63 - 1
+    assert status["denoise"] is None
+    (denoise,) = (one for one in described["paths"]["/api/jobs"]["post"]["parameters"] if one["name"] == "denoise")
+    assert not denoise["required"]
+    assert denoise["schema"]["anyOf"] == [{"type": "number", "maximum": 1, "minimum": 0}, {"type": "null"}]
+    assert server.post(picture(), quality="fast", denoise=0.5).json()["denoise"] == 0.5
+    assert server.post(picture(), quality="fast", denoise="null").json()["denoise"] is None
+    assert server.post(picture(), quality="fast", denoise=1.1).status_code == 422
 
 
 def test_head_is_get_without_its_body(server: Server) -> None:

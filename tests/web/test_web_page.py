@@ -136,6 +136,33 @@ def test_a_smaller_size_is_what_the_page_was_told(open_page: OpenPage, source: P
     page.until(lambda: page.state() == "done" and page.shown() == [61, 45])
 
 
+def test_denoise_is_automatic_until_its_box_is_unticked(open_page: OpenPage, source: Path) -> None:
+    page = open_page()
+    page.set(Quality.fast, 0)
+    slider, box = page.find("#denoise"), page.find("#denoise-automatic")
+    assert (slider.accessible_name, box.accessible_name) == ("Denoise", "Automatic denoise")
+    assert box.is_selected()
+    assert not slider.is_enabled()
+    page.choose(source)
+    page.until(lambda: page.state() == "done")
+    box.click()
+    shown = page.find("output[for=denoise]")
+    assert shown.text == "0.5"
+    slider.send_keys(webdriver.Keys.ARROW_RIGHT)
+    assert shown.text == "0.6"
+    page.find("#again").click()
+    page.until(lambda: page.state() == "done")
+    box.click()
+    assert shown.text == ""
+    page.find("#again").click()
+    page.until(lambda: page.state() == "done")
+    asked = page.js(
+        "return performance.getEntriesByType('resource').map(({ name }) => new URL(name))"
+        ".filter(({ search }) => search.includes('seed')).map(({ searchParams }) => searchParams.get('denoise'))"
+    )
+    assert asked == [None, "0.6", None]
+
+
 def test_a_picture_that_browsers_cannot_show_is_shown_all_the_same(
     open_page: OpenPage, photo: Image.Image, tmp_path: Path
 ) -> None:
@@ -153,7 +180,7 @@ def test_a_job_can_be_cancelled_and_tried_again(open_page: OpenPage, page_server
     page = open_page()
     page.set(Quality.best, 0)
     page.js(WATCH, True)
-    page.choose(large(tmp_path / "large.png", 768))
+    page.choose(large(tmp_path / "large.png", 448))
     page.until(lambda: page.state() == "cancelled")
     assert page.text() == "Cancelled."
     page.until(lambda: page_server.client.get("/api/about").json()["unfinished"] == 0 and not page_server.kept())

@@ -42,7 +42,7 @@ def test_it_works_by_keyboard_alone(open_page: OpenPage, source: Path, tmp_path:
         "quality",
         "scale",
         "format",
-        "denoise",
+        "denoise-automatic",
         "seed",
         "again",
     ]

@@ -1,7 +1,7 @@
 """Pictures from whatever a program has: files, bytes, PIL pictures, arrays and tensors, one or several."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from numpy import ndarray
 from PIL import Image
@@ -10,6 +10,8 @@ from patchscaler.errors import ConfigError
 from patchscaler.imaging.files import read_picture
 from patchscaler.imaging.opening import PictureFile, Readable
 from patchscaler.imaging.picture import Picture, decode, from_array, from_tensor
+
+OnePicture: TypeAlias = str | Path | bytes | PictureFile | Readable | Image.Image | Picture
 
 
 def picture_from(image: object) -> Picture:

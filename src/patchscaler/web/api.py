@@ -122,7 +122,10 @@ def _add_jobs(app: FastAPI, limits: Limits, workers: int) -> None:
             raise HTTPException(503, str(error), headers={"Retry-After": "10"}) from None
         try:
             await request.app.state.uploads.receive(request, job.input)
+            await request.is_disconnected()  # after a long body uvicorn reads on, to the client's end, only when asked
             await run_sync(check, job, limits, limiter=request.app.state.checking)
+            if await request.is_disconnected():  # nobody will learn the job's name
+                raise HTTPException(400, "the upload was broken off")
         except BaseException:  # also where the client has gone and this task is cancelled
             queue.remove(job)
             raise
@@ -170,7 +173,7 @@ def _add_files(app: FastAPI) -> None:
         job: Found,
         save_as: Annotated[str, Query(max_length=200, description="name to be saved under, without its end")] = "",
     ) -> FileResponse:
-        """The enlarged picture, byte for byte what the command line writes for the same picture, steps and seed."""
+        """The enlarged picture, byte for byte what the command line writes for the same picture and options."""
         if job.state is not State.done:
             reason = job.error or "look at its state, and come back when that is done"
             raise HTTPException(409, f"the job is {job.state.value}: {reason}")

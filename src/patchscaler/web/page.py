@@ -34,7 +34,7 @@ def add_page(app: FastAPI) -> None:
 
 def describe_control(name: str, field: FieldInfo) -> dict[str, Any]:
     """What the template needs to know of an option: texts, bounds, kind ("radio", "select", "checkbox", "range",
-    "number")."""
+    "number"). One without a default, None, has a box that leaves it to the program."""
     (control,) = (item for item in field.metadata if isinstance(item, Control))
     bounds = {type(item): item for item in field.metadata}
     described = {"name": name, "label": control.label, "hint": control.hint, "value": field.default}
@@ -46,6 +46,7 @@ def describe_control(name: str, field: FieldInfo) -> dict[str, Any]:
     least, most = bounds.get(annotated_types.Ge), bounds.get(annotated_types.Le)
     return described | {
         "kind": "number" if control.step is None else "range",
+        "automatic": field.default is None,
         "step": control.step or 1,
         "least": least.ge if least else None,
         "most": most.le if most else None,

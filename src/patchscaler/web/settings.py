@@ -4,14 +4,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from patchscaler.errors import ConfigError
 from patchscaler.options import QUALITIES
 
 MIB = 2**20
 LARGEST_SCALE = 4  # one pass of the model
-UNMOVED = 0.5  # of the page's denoise: the gate decides
 
 
 class Quality(str, Enum):
@@ -47,7 +46,7 @@ LONGEST_SIDES = {Format.jpg: 65_535, Format.webp: 16_383}
 @dataclass(frozen=True)
 class Control:
     """How the page asks for an option. `choices`: what it offers, value to label; none: a box is ticked for a truth
-    value, a number is typed, or slid to where `step` is given."""
+    value, a number is typed, or slid to where `step` is given. A default of None: a box leaves it to the program."""
 
     label: str
     hint: str = ""
@@ -61,7 +60,9 @@ QUALITY = Control(
     {Quality.fast: "Fast", Quality.balanced: "Balanced", Quality.best: "Best"},
 )
 SCALE = Control("Size", choices={1: "x1, same size", 2: "x2", 3: "x3", 4: "x4"})
-DENOISING = Control("Denoise", "Less: grain stays, faster. More: smoother, slower. Middle: if it pays", step=0.1)
+DENOISE = Control(
+    "Denoise", "Less: grain stays, faster. More: smoother, slower. Automatic: chosen for each picture", step=0.1
+)
 WRAP = Control("Texture that tiles", "Each border continues on the opposite side")
 SEED = Control("Seed", "Same seed, same result")
 FORMAT = Control(
@@ -79,8 +80,11 @@ class Options(BaseModel):
     scale: Annotated[float, SCALE, Field(ge=1, le=LARGEST_SCALE, description="1: restore only")] = LARGEST_SCALE
     format: Annotated[Format, FORMAT, Field(description="of the result")] = Format.png
     denoise: Annotated[
-        float, DENOISING, Field(ge=0, le=1, description="how much the second restorer counts; 0.5: if it pays")
-    ] = UNMOVED
+        float | None,
+        DENOISE,
+        Field(ge=0, le=1, description="how much the second restorer counts; null: chosen for each picture by the gate"),
+        BeforeValidator(lambda value: None if value == "null" else value),  # in a query all values are texts
+    ] = None
     wrap: Annotated[bool, WRAP, Field(description="for textures that tile: borders continue on the opposite side")] = (
         False
     )
@@ -93,9 +97,8 @@ class Options(BaseModel):
     @property
     def call(self) -> dict[str, Any]:
         """Arguments of Upscaler's call: the options under their own names, but for the format, which is for the file
-        alone; a denoise that isn't moved is the quality's own."""
-        denoise = None if self.denoise == UNMOVED else self.denoise
-        return self.model_dump(exclude={"format"}) | {"quality": self.quality.value, "denoise": denoise}
+        alone."""
+        return self.model_dump(exclude={"format"}) | {"quality": self.quality.value}
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,12 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from jaxtyping import Float
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from patchscaler.engines.torch import TorchEngine
 from patchscaler.errors import ConfigError
-from patchscaler.imaging.files import Picture
 from patchscaler.imaging.geometry import SCALE
-from patchscaler.imaging.sources import pictures_from
+from patchscaler.imaging.sources import OnePicture, pictures_from
 from patchscaler.imaging.tiles import OVERLAP
 from patchscaler.integrations.diffusers.calls import Calls, PipelineUpscaler, StepCallback, seeds_of, step_bar, step_end
 from patchscaler.integrations.diffusers.output import PatchScalerBatch, PatchScalerOutput, batch_of, output_of
@@ -40,7 +38,6 @@ from patchscaler.stages.executor import Executor
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-OnePicture: TypeAlias = str | Path | Image.Image | Picture
 OneOrSeveral: TypeAlias = NDArray[Any] | Tensor  # by their dimensions
 OutputType = Literal["pil", "np", "pt", "latent"]
 

@@ -74,6 +74,14 @@ function remove(item) {
   (next ? showButton(next) : part("file")).focus({ preventScroll: true }); // where the removed row was
 }
 
+// Sliders say their value; one that is left to the server is neither moved nor sent.
+function drawSliders() {
+  for (const slider of part("options").querySelectorAll("[type=range]")) {
+    slider.disabled = part(`${slider.id}-automatic`)?.checked ?? false;
+    slider.nextElementSibling.value = slider.disabled ? "" : slider.value;
+  }
+}
+
 function options() {
   return Object.fromEntries(new FormData(part("options")));
 }
@@ -125,9 +133,7 @@ function listen() {
     take(event.dataTransfer.files);
   });
   document.addEventListener("paste", (event) => take(event.clipboardData?.files ?? []));
-  part("options").addEventListener("input", ({ target }) => {
-    if (target.type === "range") target.nextElementSibling.value = target.value;
-  });
+  part("options").addEventListener("input", drawSliders);
   part("options").addEventListener("submit", (event) => event.preventDefault());
   part("again").addEventListener("click", () => {
     if (part("options").reportValidity()) queue.again(selected, options());
@@ -150,3 +156,4 @@ function listen() {
 
 listen();
 listed();
+drawSliders(); // after a reload browsers fill in what was chosen before
