@@ -81,8 +81,12 @@ class RrdbRestorer(ModelMixin, ConfigMixin):
         """RGB in [0,1], even sides -> SecondOpinion, float32."""
         if pixels.shape[-2] % 2 or pixels.shape[-1] % 2:
             raise ValueError(f"sides {tuple(pixels.shape[-2:])} must be even")
-        x = self.entry(pixels.to(self.entry.weight.dtype))
-        features = x + self.close(self.body(x))
+        entered = self.entry(pixels.to(self.entry.weight.dtype))
+        return self.finish(entered, self.body(entered))
+
+    def finish(self, entered: Tensor, trunk: Tensor) -> SecondOpinion:
+        """From the first convolution's and the last block's output (n,width,2h,2w)."""
+        features = entered + self.close(trunk)
         x = features
         for convolution in self.rise:
             x = F.leaky_relu(convolution(F.interpolate(x, scale_factor=2, mode="nearest")), _SLOPE)

@@ -76,7 +76,7 @@ class FinetuneSettings:
     restorer_weight    of Eq. 1; 0: the restorer stays as it is, and its latents of `cache` are used
     uncertainty_weight lambda of Eq. 1
     grid_weight        of `grid_energy`, against patterns that repeat from token to token
-    *_weight           of the losses; adversarial_after: steps before the discriminator is listened to
+    *_weight           of the losses, see PictureLoss; adversarial_after: steps before the discriminator is listened to
     validation_steps   of the groups, when validating; validation_count: crops, an equal share of them per condition
     """
 
@@ -105,6 +105,7 @@ class FinetuneSettings:
     latent_weight: float = 0.05
     pixel_weight: float = 1.0
     perceptual_weight: float = 1.0
+    texture_weight: float = 0.0
     adversarial_weight: float = 0.02
     grid_weight: float = 0.0
     adversarial_after: int = 200
