@@ -1,10 +1,11 @@
 """Draws the contact sheets of the docs: crops at 100 % of the same places of several folders of results.
 
-    python scripts/contact_sheets.py REPORT/bicubic -o docs/images --ref REPORT/hr \\
-        --row "bicubic=bicubic" --row "GRM alone=restorer" --row "PatchScaler=patchscaler" --row "x4plus=PEERS/x4plus"
+    python scripts/contact_sheets.py REPORT -o docs/images --ref REPORT/hr \\
+        --row "bicubic={condition}/bicubic" --row "GRM alone={condition}/restorer" \\
+        --row "PatchScaler={condition}/patchscaler" --row "x4plus=PEERS/{condition}/x4plus"
 
 REPORT is what `patchscaler evaluate --save REPORT` leaves. A row's folder is relative to the first argument unless it
-is absolute; --columns breaks a row of pictures after so many.
+is absolute; {condition} in it is that of the sheet; --columns breaks a row of pictures after so many.
 """
 
 import argparse
@@ -45,9 +46,10 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, required=True)
     arguments = parser.parse_args()
     table = tomllib.loads(arguments.crops.read_text())
-    rows = (row.partition("=") for row in arguments.row)
-    folders = {label: arguments.results / folder for label, _, folder in rows} | {"truth": arguments.ref}
+    rows = [row.partition("=") for row in arguments.row]
     for topic in table["topics"]:
+        folders = {label: arguments.results / row.format_map(topic) for label, _, row in rows}
+        folders["truth"] = arguments.ref
         path = arguments.output / f"sheet-{topic['name']}.webp"
         draw(topic, table["side"], folders, arguments.columns).save(path, quality=92, method=6)
         print(f"wrote {path}")

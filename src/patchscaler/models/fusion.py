@@ -57,7 +57,7 @@ class Fusion(ModelMixin, ConfigMixin):
         blocks: int = 6,
         gate_limit: float = 0.01,
         gate_reach: int = 4,
-        gate_share: float = 0.3,
+        gate_share: float = 0.5,
     ) -> None:
         super().__init__()
         if gate_limit <= 0 or gate_reach < 0 or not 0 <= gate_share < 1:
