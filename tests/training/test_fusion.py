@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from patchscaler.cli.train import Part, types_of
-from patchscaler.models.fusion import Fusion
+from patchscaler.data.pairs import PairDataset
 from patchscaler.models.rrdb import RrdbRestorer
 from patchscaler.training.fusion import opinions
 from patchscaler.training.picture_loss import texture_distance
@@ -48,24 +48,17 @@ def test_what_is_computed_once_and_the_last_blocks_are_the_whole_restorer(
     task = task_type(build(settings_type, settings))
     crops = task.dataset().crops
     batch = {name: torch.stack([crops.square(n, 0, 0, 8)[name] for n in range(2)]) for name in crops.arrays}
-    pairs = [crops_pair["lr"] for crops_pair in (task_pair(task, n) for n in range(2))]
+    pairs = PairDataset(task.settings.pictures, task.settings.pairs, task.settings.cache.seed)
+    lr = torch.stack([pairs[n]["lr"] for n in range(2)])
     with torch.no_grad():
         features, first, second = opinions(task.second, blocks, batch)
-        whole = task.second(torch.stack(pairs))
-        restored, wanted = task.restorer(torch.stack(pairs), with_features=True)
+        whole = task.second(lr)
+        restored, wanted = task.restorer(lr, with_features=True)
     # kept in half precision
     assert torch.allclose(second.latents, whole.latents, atol=2e-3)
     assert torch.allclose(second.features, whole.features, atol=2e-3)
     assert torch.allclose(first.latents, restored.latents, atol=2e-3)
     assert torch.allclose(features[..., 1:-1, 1:-1], wanted[..., 1:-1, 1:-1], atol=2e-3)
-    assert isinstance(task.network.fusion, Fusion)
-
-
-def task_pair(task: Any, number: int) -> dict[str, Tensor]:
-    from patchscaler.data.pairs import PairDataset
-
-    settings = task.settings
-    return PairDataset(settings.pictures, settings.pairs, settings.cache.seed)[number]
 
 
 def texture(seed: int, strength: float = 1.0) -> list[Tensor]:
